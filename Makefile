@@ -1,0 +1,39 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RECIPE ?= pipeline/recipes/demo.yaml
+DEMO_EFFECTS := cyanotype,sunset,circle_mask,rotate_180,blind_shadows,confetti
+# Small matrices: more BLAS threads than an actor asks for only fight each other.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test test-slow lint ui clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml cluster/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c cluster/constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(READY)
+	@test -e runs/demo/bank/bank.yaml || \
+	  $(BIN)/collectionlora miniature bank runs/demo/bank --effects $(DEMO_EFFECTS) $(if $(TEACH),--teach)
+	$(BIN)/collectionlora run pipeline/recipes/demo.yaml
+
+test: $(READY)
+	$(BIN)/pytest
+
+test-slow: $(READY)
+	$(BIN)/pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: $(READY)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/demo/mlflow.db --port 5000
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,187 @@
+"""The judge pool: all outputs of one photograph against what the effects truly do to it."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.evaluation.effectbench import Item, JudgeJob, Truth
+from pipeline.evaluation.metrics import EffectJudge, fidelity_db, subject_kept, texture_distance
+from pipeline.evaluation.report import ImageScore
+from pipeline.images import open_image
+from pipeline.miniature.autoencoder import single_frame_convolutions
+from pipeline.miniature.effects import EFFECTS, true_samples
+from pipeline.miniature.pictures import to_array
+from pipeline.models.qwen_image_edit import QwenImageEditor
+from pipeline.storage import write_atomic
+from pipeline.tensor_store import TensorStore
+
+Array = NDArray[np.float32]
+
+SOURCE = "source"
+TRUE_SAMPLES = 4
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What outputs for one photograph are held against.
+
+    source ``[H, W, 3]``; truths: by effect, samples ``[K, H, W, 3]``.
+    """
+
+    source: Array
+    truths: dict[str, Array]
+    judge: EffectJudge
+
+
+class JudgeActor:
+    """Scores :class:`JudgeJob` rows, a photograph each, into one JSON file a job.
+
+    ``truth: miniature``: the true samples of all fifty effects on this photograph are known.
+    Fidelity, texture distance and subject are against these themselves, so they include what the
+    autoencoder loses; which effect happened is asked of truths that went through it.
+
+    ``truth: pairs``: nobody knows what an effect truly does to a held-out photograph, so the
+    teachers' own pictures stand in: an output of draw d is held against the teachers' other
+    draws, the teachers' own outputs as well as the student's, each against equally many. So the
+    scores say how like its teachers a student is and how far teachers agree with themselves; they
+    cannot say that a teacher is good, a student that betters its teacher loses by it, and an
+    effect can be mistaken only for one of the recipe's others or for the unchanged photograph.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        device: str,
+        dtype: str,
+        threads: int,
+        pictures: str,
+        folder: str,
+        truth: Truth,
+        families: dict[str, str],
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.editor = QwenImageEditor.load(model, ["vae"], device, getattr(torch, dtype))
+        self.store = TensorStore([Path(pictures)])
+        self.folder = Path(folder)
+        self.truth = truth
+        self.families = families
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        columns = (batch[name] for name in ("key", "photograph", "path", "items"))
+        for key, photograph, path, items in zip(*columns, strict=True):
+            row = {"key": key, "photograph": photograph, "path": path, "items": items}
+            job = JudgeJob.from_row(row)
+            text = json.dumps([asdict(score) for score in self.judge(job)])
+            write_atomic(self.folder / f"{job.key}.json", text.encode())
+        return {"key": np.asarray(batch["key"])}
+
+    def judge(self, job: JudgeJob) -> list[ImageScore]:
+        """The scores of a photograph's outputs, in the job's order."""
+        outputs = {item.key: self._picture(item.key) for item in job.items}
+        height, width = next(iter(outputs.values())).shape[:2]
+        source = open_source(Path(job.path), height, width)
+        if self.truth == "miniature":
+            benches = [self._true_bench(source, job.photograph)]
+        else:
+            benches = self._teacher_benches(source, job, outputs)
+        return [
+            _score(benches[item.draw % len(benches)], item, job.photograph, self.families, output)
+            for item, output in ((item, outputs[item.key]) for item in job.items)
+        ]
+
+    def _true_bench(self, source: Array, photograph: str) -> Bench:
+        seed = zlib.crc32(photograph.encode())
+        # Without chance one sample is the truth; two of them tell `subject_kept` so.
+        truths = {
+            name: true_samples(name, source, TRUE_SAMPLES if spec.family == "textured" else 2, seed)
+            if spec.family == "textured"
+            else np.repeat(true_samples(name, source, 1, seed), 2, axis=0)
+            for name, spec in EFFECTS.items()
+        }
+        distinct = {
+            name: samples if EFFECTS[name].family == "textured" else samples[:1]
+            for name, samples in truths.items()
+        }
+        distinct[SOURCE] = source[None]
+        seen = np.split(
+            self._autoencoded(np.concatenate(list(distinct.values()))),
+            np.cumsum([len(samples) for samples in distinct.values()])[:-1],
+        )
+        return Bench(source, truths, EffectJudge(dict(zip(distinct, seen, strict=True))))
+
+    def _teacher_benches(
+        self, source: Array, job: JudgeJob, outputs: Mapping[str, Array]
+    ) -> list[Bench]:
+        """For each draw, the teachers' other draws. Raises ValueError where there is one only."""
+        drawn: dict[str, list[Array]] = {}
+        for item in job.items:
+            if item.method == "teacher":
+                drawn.setdefault(item.effect, []).append(outputs[item.key])
+        draws = min((len(pictures) for pictures in drawn.values()), default=0)
+        if draws < 2:
+            raise ValueError(f"{job.photograph}: teachers need at least 2 draws, not {draws}")
+        seen_source = self._autoencoded(source[None])
+        benches = []
+        for left_out in range(draws):
+            truths = {
+                effect: np.stack([p for i, p in enumerate(pictures[:draws]) if i != left_out])
+                for effect, pictures in drawn.items()
+            }
+            benches.append(Bench(source, truths, EffectJudge(truths | {SOURCE: seen_source})))
+        return benches
+
+    @torch.no_grad()
+    def _autoencoded(self, pictures: Array) -> Array:
+        """``[n, H, W, 3]`` through the autoencoder and back, as an output has been."""
+        vae = self.editor.vae
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2).unsqueeze(2) * 2 - 1
+        with single_frame_convolutions():
+            back = [
+                vae.decode(vae.encode(part.to(vae.device, vae.dtype)).latent_dist.mode()).sample
+                for part in x.split(_CHUNK)
+            ]
+        seen = (torch.cat(back)[:, :, 0].float().cpu() / 2 + 0.5).clamp(0, 1)
+        return np.asarray(seen.permute(0, 2, 3, 1).numpy())
+
+    def _picture(self, key: str) -> Array:
+        return np.asarray(self.store.get(key).numpy())
+
+
+def open_source(path: Path, height: int, width: int) -> Array:
+    """A photograph at the size at which it was edited, ``[H, W, 3]`` in [0, 1]."""
+    image = open_image(path)
+    if image.size != (width, height):
+        image = image.resize((width, height), resample=3)
+    return to_array(image)
+
+
+def _score(
+    bench: Bench, item: Item, photograph: str, families: Mapping[str, str], output: Array
+) -> ImageScore:
+    truths, family = bench.truths[item.effect], families[item.effect]
+    happened = bench.judge.happened(output)
+    fidelity = texture = None
+    if family != "textured":
+        fidelity = float(np.mean([fidelity_db(output, truth) for truth in truths]))
+    if family not in ("tone", "layout"):
+        texture = texture_distance(output, truths)
+    return ImageScore(
+        method=item.method,
+        effect=item.effect,
+        family=family,
+        photograph=photograph,
+        draw=item.draw,
+        fidelity=fidelity,
+        texture_distance=texture,
+        bad_case=float(happened != item.effect),
+        subject=subject_kept(output, bench.source, truths),
+        happened=happened,
+    )

@@ -1,0 +1,146 @@
+"""The sampler pool: one picture for every method, effect and held-out photograph, and its cost."""
+
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.distill.batches import conditions_of
+from pipeline.distill.counting import ForwardCounter
+from pipeline.distill.losses import guided_x0
+from pipeline.distill.noise import gaussian_batch
+from pipeline.distill.sampler import euler_sample, student_trajectory
+from pipeline.distill.schedule import student_sigmas, teacher_sigmas
+from pipeline.evaluation.effectbench import EvalRow
+from pipeline.models.adapters import BASE, Adapters, TeacherCache
+from pipeline.models.editor import concatenate
+from pipeline.models.qwen_image_edit import QwenImageEditor
+from pipeline.tensor_store import TensorStore, write_part
+from pipeline.types import Sample
+
+
+def cost_key(key: str) -> str:
+    """Where a picture's cost is stored: ``[milliseconds, forwards]``."""
+    return f"{key}.cost"
+
+
+class SamplerActor:
+    """Makes the pictures of :class:`EvalRow` rows into a store, each with its cost.
+
+    A batch's part holds for each row the picture ``[H, W, 3]`` in [0, 1] under its key, and under
+    :func:`cost_key` its share of the batch's wall time (sampling and decoding, without reading
+    and writing) and of the transformer's forwards, which hooks count. Rows of unlike settings are
+    run one setting after another, so that a picture's time is its own method's.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        device: str,
+        dtype: str,
+        threads: int,
+        adapters_resident: int,
+        stores: list[str],
+        folder: str,
+    ) -> None:
+        torch.set_num_threads(threads)
+        parts = ("transformer", "vae")
+        self.editor = QwenImageEditor.load(model, parts, device, getattr(torch, dtype))
+        self.adapters = Adapters(self.editor.transformer)
+        self.resident = TeacherCache(self.adapters, adapters_resident)
+        self.store = TensorStore([Path(s) for s in stores])
+        self.folder = Path(folder)
+        self.counter = ForwardCounter(self.editor.transformer)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        tensors: list[tuple[str, Tensor]] = []
+        costs: list[Tensor] = []
+        for _, group in groupby(_rows(batch), key=_setting):
+            rows = list(group)
+            wanted = {r["adapter_hash"]: Path(r["adapter"]) for r in rows if r["adapter_hash"]}
+            self.resident.ensure(wanted)
+            self.counter.take()
+            start = time.monotonic()
+            pictures = self.edit(rows)
+            milliseconds = 1000 * (time.monotonic() - start) / len(rows)
+            cost = torch.tensor([milliseconds, self.counter.take() / len(rows)])
+            for row, picture in zip(rows, pictures, strict=True):
+                tensors += [(row["key"], picture), (cost_key(row["key"]), cost)]
+                costs.append(cost)
+        write_part(self.folder, tensors)
+        milliseconds_each, forwards = torch.stack(costs).numpy().T
+        return {
+            "key": np.asarray(batch["key"]),
+            "seconds": milliseconds_each / 1000,
+            "nfe": forwards,
+        }
+
+    @torch.no_grad()
+    def edit(self, rows: Sequence[EvalRow]) -> Tensor:
+        """Pictures ``[B, H, W, 3]`` on the CPU, of rows that share all of :func:`_setting`."""
+        first, device = rows[0], self.editor.device
+        samples = [
+            Sample(
+                source=r["source"],
+                student_prompt=r["prompt"],
+                teacher_prompt=r["prompt"],
+                null_prompt=r["null_prompt"],
+                target=None,
+                rows=r["rows"],
+                columns=r["columns"],
+            )
+            for r in rows
+        ]
+        names = [r["adapter_hash"] or BASE for r in rows]
+        conditions = conditions_of(samples, "teacher", self.store)
+        guidance = first["guidance"]
+        if guidance != 1:
+            conditions = concatenate(conditions, conditions_of(samples, "null", self.store))
+            names += names
+        conditions = conditions.to(device)
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            if guidance == 1:
+                return self.editor.velocity(x, t, conditions)
+            v = self.editor.velocity(torch.cat([x, x]), torch.cat([t, t]), conditions)
+            cond, uncond = v.chunk(2)
+            return guided_x0(cond, uncond, guidance)
+
+        shape = (first["rows"] * first["columns"], conditions.sources.shape[-1])
+
+        def noise(step: int) -> Tensor:
+            keys = [
+                (r["seed"], "evaluate", r["effect"], r["photograph"], r["draw"], step) for r in rows
+            ]
+            return gaussian_batch(shape, keys).to(device)
+
+        steps = first["steps"]
+        with self.adapters.use(*names):
+            if first["sampler"] == "euler":
+                own_shift = float(self.editor.scheduler.config["shift"])
+                x0 = euler_sample(velocity, noise(0), teacher_sigmas(steps, own_shift))
+            else:
+                sigmas = student_sigmas(steps, first["shift"])
+                x0 = student_trajectory(velocity, noise(0), noise, sigmas)[1][-1]
+        pictures = self.editor.decode(x0, (first["rows"], first["columns"]))
+        return pictures.permute(0, 2, 3, 1).cpu()
+
+
+def _setting(row: EvalRow) -> tuple[object, ...]:
+    """What all rows of one forward must share."""
+    shape = (row["rows"], row["columns"])
+    return row["method"], row["sampler"], row["steps"], row["guidance"], row["shift"], shape
+
+
+def _rows(batch: dict[str, Any]) -> list[EvalRow]:
+    """A Ray Data batch of columns as rows of plain Python values."""
+    columns = (np.asarray(batch[name]).tolist() for name in EvalRow.__annotations__)
+    values = zip(*columns, strict=True)
+    return [
+        cast("EvalRow", dict(zip(EvalRow.__annotations__, row, strict=True))) for row in values
+    ]

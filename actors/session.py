@@ -1,0 +1,61 @@
+"""Start Ray for a run, or join the cluster that is there."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import ray
+import torch
+
+from pipeline.config import ClusterSettings, ModelSettings
+
+NAMESPACE = "collectionlora"
+
+
+@contextlib.contextmanager
+def ray_session(cluster: ClusterSettings) -> Iterator[None]:
+    """Ray for the block: ``RAY_ADDRESS`` (which ``ray job submit`` sets) or a local cluster.
+
+    A local cluster gets as many logical CPUs as the recipe's actors ask for together, plus one
+    for Ray Data's own tasks, so that a small machine cannot starve a pool into a deadlock.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # uv's hook would rebuild the environment in each worker.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    common = {
+        "namespace": NAMESPACE,
+        "log_to_driver": bool(os.environ.get("COLLECTIONLORA_ACTOR_LOGS")),
+        "logging_level": "warning",
+    }
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**common)
+    else:
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, _asked(cluster)), include_dashboard=False, **common
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _asked(cluster: ClusterSettings) -> int:
+    group, pool = cluster.student_group, cluster.teacher_pool
+    distill = group.workers * group.num_cpus + pool.max * pool.num_cpus
+    encode = cluster.encoder_pool.max * cluster.encoder_pool.num_cpus
+    return int(max(distill, encode)) + 1
+
+
+def device_of(model: ModelSettings, num_gpus: float) -> str:
+    """The device of an actor that asked for so many GPUs."""
+    if model.device != "auto":
+        return model.device
+    return "cuda" if num_gpus > 0 else "cpu"
+
+
+def gpus_here() -> int:
+    """GPUs that this process sees."""
+    return torch.cuda.device_count()

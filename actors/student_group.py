@@ -1,0 +1,148 @@
+"""Tie the teacher pool to the student group: a Ray Data stream into a Ray Train worker group."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+import ray.train
+from ray.data import ActorPoolStrategy, Dataset, ExecutionOptions
+from ray.train import (
+    CheckpointConfig,
+    DataConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+)
+from ray.train.torch import TorchTrainer
+
+from actors.policy_board import PolicyBoard
+from actors.student_worker import StudentArguments, train_loop
+from actors.teacher_pool import TeacherActor, TeacherPoolArguments
+from pipeline.config import PoolSettings, StudentGroupSettings
+
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+OnMetrics = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """Where Ray Train keeps a run: ``storage/name``; the same place resumes the same run."""
+
+    storage: Path
+    name: str
+
+    def checkpointed_round(self) -> int:
+        """The next round according to the checkpoint that Ray Train will restore; 0 if none."""
+        snapshot = self.storage / self.name / SNAPSHOT
+        if not snapshot.exists():
+            return 0
+        latest = json.loads(snapshot.read_text()).get("latest_checkpoint_result")
+        return int(latest["metrics"]["round"]) if latest else 0
+
+    def latest_checkpoint(self) -> Path | None:
+        """The student folder of the checkpoint that Ray Train will restore."""
+        snapshot = self.storage / self.name / SNAPSHOT
+        if not snapshot.exists():
+            return None
+        latest = json.loads(snapshot.read_text()).get("latest_checkpoint_result")
+        if not latest:
+            return None
+        return self.storage / self.name / latest["checkpoint_dir_name"] / "student"
+
+
+def rollout_stream(
+    arguments: TeacherPoolArguments, pool: PoolSettings, place: RunPlace, rounds: int, workers: int
+) -> Dataset:
+    """The stream of rollout blocks from the checkpointed round on, in (round, rank) order."""
+    rows = [
+        {"round": r, "rank": rank}
+        for r in range(place.checkpointed_round(), rounds)
+        for rank in range(workers)
+    ]
+    return ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map_batches(
+        TeacherActor,
+        fn_constructor_kwargs={"arguments": arguments},
+        batch_size=None,
+        compute=ActorPoolStrategy(min_size=pool.min, max_size=pool.max),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus or None,
+    )
+
+
+def run_student_group(
+    student: StudentArguments,
+    teachers: TeacherPoolArguments,
+    pool: PoolSettings,
+    group: StudentGroupSettings,
+    place: RunPlace,
+    on_metrics: OnMetrics,
+) -> Path:
+    """Run (or resume) the distillation to its last round; returns the final checkpoint folder.
+
+    Each worker group that Ray Train starts gets a new stream that begins at the checkpointed
+    round. Blocks keep their order, so each rank gets its own block of every round.
+    """
+    board = PolicyBoard.options(name=student.board, namespace=student.namespace).remote(  # type: ignore[attr-defined]
+        keep=student.lag + 2
+    )
+    options = ExecutionOptions(preserve_order=True)
+    rounds, workers = student.settings.rounds, group.workers
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"arguments": student},
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=group.num_gpus > 0,
+            resources_per_worker={"CPU": group.num_cpus}
+            | ({"GPU": group.num_gpus} if group.num_gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=place.name,
+            storage_path=str(place.storage.resolve()),
+            failure_config=FailureConfig(max_failures=group.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+        datasets={
+            "train": lambda: rollout_stream(teachers, pool, place, rounds, workers)
+        },
+        dataset_config=DataConfig(execution_options=options),
+    )
+    with _listening(board, on_metrics):
+        trainer.fit()
+    checkpoint = place.latest_checkpoint()
+    assert checkpoint is not None, "the last round always reports a checkpoint"
+    return checkpoint
+
+
+@contextmanager
+def _listening(board: Any, on_metrics: OnMetrics) -> Iterator[None]:
+    """Hand the board's metrics to a callback while the block runs, and the rest after it."""
+    stop, seen = threading.Event(), 0
+
+    def drain() -> None:
+        nonlocal seen
+        for metrics in ray.get(board.metrics_after.remote(seen)):
+            on_metrics(metrics)
+            seen += 1
+
+    def listen() -> None:
+        while not stop.wait(1.0):
+            drain()
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+        time.sleep(0.2)
+    finally:
+        stop.set()
+        listener.join()
+        drain()
+        ray.kill(board)

@@ -1,0 +1,66 @@
+"""Teachers as Ray tasks: one task an effect, as many at once as the cluster has room for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import torch
+
+from pipeline.config import LoraSettings
+from pipeline.distill.batches import conditions_of
+from pipeline.distill.teach import TEACHER, TeachPlan, teach
+from pipeline.models.adapters import Adapters
+from pipeline.models.lora_formats import LoraModule, write_lora
+from pipeline.models.qwen_image_edit import QwenImageEditor
+from pipeline.tensor_store import TensorStore
+from pipeline.types import Sample
+
+
+@dataclass(frozen=True)
+class TeachJob:
+    """One effect to teach: its encoded pairs (condition, target key) and where to write."""
+
+    effect: str
+    pairs: tuple[tuple[Sample, str], ...]
+    out: str
+
+
+@ray.remote
+def teach_effect(
+    job: TeachJob,
+    model: str,
+    device: str,
+    dtype: str,
+    threads: int,
+    lora: LoraSettings,
+    plan: TeachPlan,
+    stores: tuple[str, ...],
+) -> tuple[str, float]:
+    """Train one teacher and write its LoRA atomically; returns (effect, final loss)."""
+    torch.set_num_threads(threads)
+    editor = QwenImageEditor.load(model, ["transformer"], device, getattr(torch, dtype))
+    adapters = Adapters(editor.transformer)
+    adapters.add(TEACHER, lora.rank, lora.alpha, lora.modules, seed=plan.seed)
+    store = TensorStore([Path(s) for s in stores])
+    samples = [sample for sample, _ in job.pairs]
+    targets = torch.stack(store.get_many([target for _, target in job.pairs]))
+    recent: list[float] = []
+    weights = teach(
+        editor,
+        adapters,
+        conditions_of(samples, "teacher", store),
+        conditions_of(samples, "null", store),
+        targets,
+        plan,
+        on_step=lambda step, loss: recent.append(loss),
+    )
+    half = torch.float16 if dtype == "float32" else torch.bfloat16
+    modules = {
+        key.removesuffix(".lora_A"): LoraModule(
+            down.to(half), weights[key.replace(".lora_A", ".lora_B")].to(half), lora.alpha
+        )
+        for key, down in weights.items()
+        if key.endswith(".lora_A")
+    }
+    write_lora(job.out, modules, {"effect": job.effect})
+    return job.effect, sum(recent[-50:]) / len(recent[-50:])

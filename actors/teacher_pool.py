@@ -1,0 +1,75 @@
+"""The teacher pool: Ray Data actors that roll the student out and score it by its teachers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from pipeline.distill.rollout import STUDENT, RolloutWorker
+from pipeline.models.adapters import Adapters, TeacherCache
+from pipeline.models.qwen_image_edit import QwenImageEditor
+from pipeline.plan import PlanSettings
+from pipeline.tensor_store import TensorStore
+from pipeline.types import Manifest, Rollout
+
+
+@dataclass(frozen=True)
+class TeacherPoolArguments:
+    """What a rollout actor is built from: plain data, a few kilobytes."""
+
+    model: str
+    device: str
+    dtype: str
+    threads: int
+    rank: int
+    alpha: float
+    modules: tuple[str, ...]
+    adapters_resident: int
+    stores: tuple[str, ...]
+    manifest: dict[str, Any]
+    plan: PlanSettings
+    guidance: float
+    lag: int
+    board: str
+    namespace: str
+
+
+def rollout_worker(arguments: TeacherPoolArguments) -> RolloutWorker:
+    """Build the rollout half in this process."""
+    torch.set_num_threads(arguments.threads)
+    dtype = getattr(torch, arguments.dtype)
+    editor = QwenImageEditor.load(arguments.model, ["transformer"], arguments.device, dtype)
+    adapters = Adapters(editor.transformer)
+    adapters.add(STUDENT, arguments.rank, arguments.alpha, arguments.modules, seed=0)
+    return RolloutWorker(
+        editor=editor,
+        adapters=adapters,
+        teachers=TeacherCache(adapters, arguments.adapters_resident),
+        store=TensorStore([Path(folder) for folder in arguments.stores]),
+        manifest=Manifest.from_dict(arguments.manifest),
+        plan=arguments.plan,
+        guidance=arguments.guidance,
+    )
+
+
+class TeacherActor:
+    """``map_batches`` class: one row ``{round, rank}`` in, one block of rollout rows out."""
+
+    def __init__(self, arguments: TeacherPoolArguments) -> None:
+        self.arguments = arguments
+        self.board = ray.get_actor(arguments.board, namespace=arguments.namespace)
+        self.worker = rollout_worker(arguments)
+        self.loaded = -1
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        (round_index,), (rank,) = batch["round"].tolist(), batch["rank"].tolist()
+        version = max(0, round_index - self.arguments.lag)
+        if version != self.loaded:
+            (policy,) = ray.get(self.board.policy.remote(version))
+            weights = ray.get(policy)
+            self.worker.load_policy({k: torch.from_numpy(v) for k, v in weights.items()})
+            self.loaded = version
+        rollout: Rollout = self.worker.roll(round_index, rank, version)
+        return rollout.columns()

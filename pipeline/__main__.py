@@ -1,0 +1,5 @@
+"""``python -m pipeline`` is ``collectionlora``."""
+
+from pipeline.cli import run
+
+run()

@@ -1,0 +1,183 @@
+"""The command line: one thin function a command. Exit codes: 0, 1 (ours), 2 (the input's)."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from pipeline.problems import InputError
+
+STAGE_HELP = {
+    "run": "bring the whole run up to date: every stage, in order",
+    "prompts": "write triggers and captions (AOP) to prompts.json",
+    "encode": "encode prompts and images once, to Parquet",
+    "teach": "train the effect LoRAs that the bank does not bring",
+    "targets": "make the teachers' multi-step outputs",
+    "distill": "distil the bank into one student LoRA",
+    "evaluate": "score base, teachers and student on held-out photographs",
+    "export": "write the folder that stock diffusers loads",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    # Each process may use the library's threads for little; actors set their own number.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return int(arguments.command(arguments) or 0)
+    except InputError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def run() -> NoReturn:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _on_term)
+    sys.exit(main())
+
+
+def _on_term(number: int, frame: object) -> NoReturn:
+    # Without this Ray's processes would outlive the driver for a while.
+    print("terminated; the same command goes on from the last checkpoint", file=sys.stderr)
+    sys.exit(143)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="collectionlora",
+        description="Distil dozens of effect LoRAs and few-step generation into one LoRA, on Ray.",
+        epilog="example: collectionlora run pipeline/recipes/demo.yaml",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, text in STAGE_HELP.items():
+        command = _command(commands, name, text, f"{name} pipeline/recipes/demo.yaml --dry-run")
+        _add_recipe(command)
+        command.add_argument(
+            "--dry-run", action="store_true", help="print what would run, its size and its cost"
+        )
+        command.set_defaults(command=_stage, stage="export" if name == "run" else name)
+    validate = _command(
+        commands, "validate", "find all mistakes of a recipe and its bank before any work",
+        "validate pipeline/recipes/demo.yaml",
+    )
+    _add_recipe(validate)
+    validate.set_defaults(command=_validate)
+    compare = _command(
+        commands, "compare", "teachers against students, from MLflow",
+        "compare --uri sqlite:///runs/demo/mlflow.db --out runs/demo/compare",
+    )
+    compare.add_argument("--uri", required=True, help="MLflow store or server")
+    compare.add_argument("--experiment", help="one experiment; all of them if left out")
+    compare.add_argument("--out", type=Path, help="folder for compare.md and compare.png")
+    compare.set_defaults(command=_compare)
+    _add_miniature(commands)
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    text: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name, help=text, description=text, epilog=f"example: collectionlora {example}"
+    )
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", help="a recipe, such as pipeline/recipes/demo.yaml")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a field, such as distill.rounds=100; may be given again",
+    )
+
+
+def _add_miniature(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    command = _command(
+        commands, "miniature", "the embedded small editor and its 50 effects",
+        "miniature bank runs/demo/bank --effects snow,sepia",
+    )
+    actions = command.add_subparsers(required=True, metavar="ACTION")
+    build = _command(actions, "build", "train the small editor", "miniature build runs/base")
+    build.add_argument("folder", type=Path)
+    build.add_argument("--seed", type=int, default=0)
+    build.set_defaults(command=_build)
+    bank = _command(
+        actions, "bank", "write a bank folder as a user's would be",
+        "miniature bank runs/demo/bank --effects snow,sepia",
+    )
+    bank.add_argument("folder", type=Path)
+    bank.add_argument("--effects", help="names, comma separated; all 50 if left out")
+    bank.add_argument("--teach", action="store_true", help="leave the kept teachers out")
+    bank.set_defaults(command=_bank)
+    effects = _command(actions, "effects", "list the effects", "miniature effects")
+    effects.set_defaults(command=_effects)
+
+
+def _stage(arguments: argparse.Namespace) -> None:
+    from pipeline.validation import validate
+
+    recipe, bank = validate(arguments.recipe, arguments.set)
+    if arguments.dry_run:
+        from pipeline.dry_run import describe_run
+
+        print(describe_run(recipe, bank, arguments.stage))
+        return
+    from pipeline.controller import run
+
+    places = run(recipe, bank, arguments.stage)
+    for path in places.made():
+        print(path)
+
+
+def _validate(arguments: argparse.Namespace) -> None:
+    from pipeline.validation import validate
+
+    recipe, bank = validate(arguments.recipe, arguments.set)
+    print(
+        f"{arguments.recipe}: good. {len(bank.effects)} effects, {len(bank.pairs)} pairs, "
+        f"{len(bank.general)} general rows, {len(bank.test)} held-out photographs, "
+        f"{recipe.distill.rounds} rounds."
+    )
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from pipeline.compare import compare
+
+    print(compare(arguments.uri, arguments.experiment, arguments.out))
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    from pipeline.miniature.build import build
+
+    build(arguments.folder, arguments.seed)
+
+
+def _bank(arguments: argparse.Namespace) -> None:
+    from pipeline.miniature.bank import write_bank
+    from pipeline.miniature.effects import EFFECTS
+
+    names = arguments.effects.split(",") if arguments.effects else list(EFFECTS)
+    write_bank(arguments.folder, names, kept_teachers=not arguments.teach)
+    print(arguments.folder / "bank.yaml")
+
+
+def _effects(arguments: argparse.Namespace) -> None:
+    from pipeline.miniature.effects import EFFECTS
+
+    for effect in EFFECTS.values():
+        print(f"{effect.name:18} {effect.family:9} {effect.prompt}")

@@ -1,0 +1,329 @@
+"""The recipe: one typed YAML file that says everything a run depends on.
+
+Unknown keys are errors, every number has its range, and all problems come in one report. The
+defaults are the published settings (arXiv 2605.25378), except where ``method.md`` trials on the
+small scale say that an option is off in the published recipe: those default to off here, too.
+Paths are relative to the working directory.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline.problems import InputError, Problem, from_pydantic
+from pipeline.yaml_file import parse_yaml, read_mapping
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+# A NUL in a path is a ValueError in every file function.
+PathText = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Guidance = Annotated[float, Field(ge=1, le=30, allow_inf_nan=False)]
+
+# All the linear layers of a block that the published LoRAs are on.
+MODULES = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+    "img_mlp.net.0.proj",
+    "img_mlp.net.2",
+    "txt_mlp.net.0.proj",
+    "txt_mlp.net.2",
+    "img_mod.1",
+    "txt_mod.1",
+)
+
+
+class Section(BaseModel):
+    """A part of the recipe: immutable, unknown keys refused, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelSettings(Section):
+    """The frozen base: a diffusers folder in the ``QwenImageEditPlusPipeline`` layout."""
+
+    path: PathText = "pipeline/miniature/base"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class LoraSettings(Section):
+    """A LoRA's shape; ``alpha / rank`` scales its output."""
+
+    rank: Positive = 128
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 128.0
+    modules: tuple[str, ...] = Field(default=MODULES, min_length=1, strict=False)
+
+
+class TeachSettings(Section):
+    """How an effect LoRA is trained from its pairs by flow matching."""
+
+    lora: LoraSettings = LoraSettings()
+    steps: Positive = 2000
+    batch: Positive = 1
+    learning_rate: Rate = 1e-4
+    ema: Share = 0.0
+    cosine: bool = False
+
+
+class PromptSettings(Section):
+    """Asymmetric orthogonal prompting (AOP, paper section 3.3)."""
+
+    triggers: Literal["random", "none"] = "random"
+    trigger_length: Annotated[int, Field(ge=4, le=16)] = 8
+
+
+class TargetSettings(Section):
+    """The teachers' multi-step outputs y: made once, independent of the student."""
+
+    sources: Positive = 20
+    draws: Positive = 1
+    steps: Positive = 40
+    guidance: Guidance = 5.0
+    batch: Positive = 8
+
+
+class StudentSettings(Section):
+    """The few-step student: its schedule (S steps, static shift) and its LoRA."""
+
+    steps: Positive = 8
+    shift: Annotated[float, Field(ge=1, le=20)] = 3.0
+    lora: LoraSettings = LoraSettings()
+
+
+class LossSettings(Section):
+    """Weights of the coarse-to-fine objective (C2F-DO, paper section 3.4)."""
+
+    dmd_bs: Weight = 1.0
+    dmd_ts: Weight = 1.0
+    ta_fm: Weight = 1.0
+
+
+class DistillSettings(Section):
+    """The distillation: routing, rounds, rates and bounds."""
+
+    rounds: Positive = 5000
+    batch: Positive = 1
+    p_switch: Share = 0.5
+    fake_updates: Positive = 5
+    learning_rate: Rate = 1e-4
+    fake_learning_rate: Rate = 1e-4
+    warmup: Count = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    betas: tuple[Share, Share] = Field(default=(0.9, 0.999), strict=False)
+    grad_clip: Annotated[float, Field(gt=0)] = 10.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    guidance: Guidance = 5.0
+    losses: LossSettings = LossSettings()
+    tau_max: Share = 0.75
+    tau_min: Share = 0.5
+    ta_fm_batch: Count = 0
+    lag: Annotated[int, Field(ge=0, le=16)] = 0
+    checkpoint_every: Positive = 100
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.tau_min >= self.tau_max:
+            raise ValueError(
+                f"tau_min {self.tau_min} must be below tau_max {self.tau_max}; "
+                "the published pair is 0.5 and 0.75"
+            )
+        return self
+
+
+class PoolSettings(Section):
+    """A Ray actor pool: its size and what each actor asks of the cluster."""
+
+    min: Positive = 1
+    max: Positive = 1
+    num_cpus: Annotated[float, Field(ge=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    threads: Positive = 1
+    adapters_resident: Positive = 64
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} must not be above max {self.max}")
+        return self
+
+
+class StudentGroupSettings(Section):
+    """The Ray Train worker group."""
+
+    workers: Positive = 1
+    num_cpus: Annotated[float, Field(ge=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    threads: Positive = 1
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+
+
+class ClusterSettings(Section):
+    """Who computes what; ``address`` is left to ``RAY_ADDRESS`` and ``ray job submit``."""
+
+    encoder_pool: PoolSettings = PoolSettings()
+    teacher_pool: PoolSettings = PoolSettings()
+    student_group: StudentGroupSettings = StudentGroupSettings()
+
+
+class EvaluateSettings(Section):
+    """Held-out scores; ``truth: miniature`` knows each effect's true outcomes."""
+
+    truth: Literal["miniature", "pairs"] = "pairs"
+    photographs: Positive = 20
+    draws: Positive = 1
+    batch: Positive = 8
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    sheet_rows: Positive = 12
+
+
+class TrackingSettings(Section):
+    """MLflow: where runs are recorded; null is ``sqlite:///<output>/mlflow.db``."""
+
+    uri: str | None = None
+    experiment: Name | None = None
+
+
+class Recipe(Section):
+    """Everything a run depends on. See ``pipeline/recipes/`` for worked ones."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    bank: PathText
+    output: PathText
+    effects: tuple[Name, ...] | None = Field(default=None, min_length=1, strict=False)
+    model: ModelSettings = ModelSettings()
+    teach: TeachSettings = TeachSettings()
+    prompts: PromptSettings = PromptSettings()
+    targets: TargetSettings = TargetSettings()
+    student: StudentSettings = StudentSettings()
+    distill: DistillSettings = DistillSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    @model_validator(mode="after")
+    def _bounded_target_simulation(self) -> Self:
+        lowest = self.student.shift / (self.student.steps - 1 + self.student.shift)
+        if self.distill.losses.dmd_ts > 0 and lowest >= self.distill.tau_max:
+            raise ValueError(
+                f"no student step lies below tau_max {self.distill.tau_max}: the lowest of "
+                f"{self.student.steps} steps is {lowest:.3f}; use more student.steps or set "
+                "distill.losses.dmd_ts to 0"
+            )
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; ``overrides`` are ``section.key=value`` with YAML values.
+
+    Raises:
+        InputError: the file cannot be read, or fields are wrong: all of them, in one report.
+    """
+    recipe, problems = inspect_recipe(path, overrides)
+    if recipe is None or problems:
+        raise InputError(problems)
+    return recipe
+
+
+def inspect_recipe(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> tuple[Recipe | None, list[Problem]]:
+    """A recipe and all that is wrong with it; a wrong field has its default in the recipe.
+
+    So that one wrong field does not hide what is wrong elsewhere. A required field that is wrong
+    or missing reads ``unknown``; the recipe is None only where nothing could be read.
+    """
+    try:
+        data = read_mapping(Path(path), "give a YAML mapping such as those in pipeline/recipes/")
+    except InputError as error:
+        return None, error.problems
+    problems: list[Problem] = []
+    for override in overrides:
+        try:
+            _apply_override(data, override)
+        except InputError as error:
+            problems += error.problems
+    recipe, found = _salvage(str(path), data)
+    return recipe, problems + found
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Twelve hex digits over what decides the weights (not over who computes them, or where)."""
+    places = {"output", "cluster", "tracking", "evaluate", "name"}
+    content = recipe.model_dump(mode="json", exclude=places)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _salvage(file: str, data: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
+    problems: list[Problem] = []
+    dropped: set[str] = set()
+    # A check across fields runs only once its fields are right: hence more than one pass.
+    for _ in range(8):
+        try:
+            return Recipe.model_validate(data), problems
+        except ValidationError as error:
+            found = error.errors()
+        for e in found:
+            # Of a field already reported: it would speak of the default in its place.
+            if not any(re.search(rf"\b{re.escape(name)}\b", e["msg"]) for name in dropped):
+                problems.append(from_pydantic(file, e))
+        for e in found:
+            dropped |= _drop(data, e)
+    return None, problems
+
+
+def _drop(data: dict[str, Any], error: ErrorDetails) -> set[str]:
+    """Take what an error is about out of ``data``; the fields' names."""
+    if not error["loc"]:
+        data.pop("student", None)
+        data.pop("distill", None)
+        return set()
+    *sections, last = error["loc"]
+    inner: Any = data
+    for section in sections:
+        # Within a list, the whole list goes.
+        if not isinstance(inner[section], dict):
+            last = section
+            break
+        inner = inner[section]
+    required = inner is data and last in ("name", "bank", "output")
+    inner.pop(last, None)
+    if required:
+        inner[last] = "unknown"
+    return {str(last)} if error["type"] != "value_error" else set()
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    def refused(what: str, remedy: str) -> InputError:
+        return InputError([Problem("--set", key, override, what, remedy)])
+
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise refused("not KEY=VALUE", "write --set distill.rounds=100")
+    try:
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise refused(f"the value is not YAML: {error}", "quote it") from None
+    *sections, last = key.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise refused(f"{section} is not a section", "check the key")
+    data[last] = value

@@ -1,0 +1,48 @@
+"""The losses, as pure functions of predictions (paper section 3.4; DMD: Yin et al. 2024)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dmd_gradient(x_g: Tensor, x0_fake: Tensor, x0_teacher: Tensor) -> Tensor:
+    """The normalised distribution-matching gradient at the student's sample.
+
+    ``(x0_fake - x0_teacher) / mean|x_g - x0_teacher|``, the mean over each sample's own tokens
+    and channels. All ``[B, N, C]``; the scores were taken at the same noised ``x_t`` of x_g.
+
+    In x0 space the difference of two denoisers is ``t**2 / (1 - t)`` times the difference of
+    the scores, so its direction is that of ``grad KL(student || teacher)``.
+    """
+    normaliser = (x_g - x0_teacher).abs().mean(dim=(1, 2), keepdim=True)
+    return (x0_fake - x0_teacher) / normaliser.clamp_min(1e-6)
+
+
+def dmd_loss(x_g: Tensor, gradient: Tensor) -> Tensor:
+    """The surrogate ``0.5 * mse(x_g, stopgrad(x_g - gradient))``, per sample ``[B]``.
+
+    Its gradient with respect to ``x_g`` is ``gradient / (N * C)``.
+    """
+    target = (x_g - gradient).detach()
+    return 0.5 * F.mse_loss(x_g, target, reduction="none").mean(dim=(1, 2))
+
+
+def flow_matching_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+    """``mse(v, noise - x0)`` per sample ``[B]``: the fake score's loss, and TA-FM's."""
+    return F.mse_loss(velocity, noise - x0, reduction="none").mean(dim=(1, 2))
+
+
+def guided_x0(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance in x0 space; ``scale`` in the usual convention (1 is none).
+
+    The paper's ``cond + 4 (cond - uncond)`` is scale 5.
+    """
+    return uncond + scale * (cond - uncond)
+
+
+def weighted_mean(losses: Tensor, mask: Tensor) -> Tensor:
+    """The sum of masked losses over the batch size: absent slots count as zeros.
+
+    So a slot's pull on the weights does not depend on how many others were routed its way.
+    """
+    return torch.where(mask, losses, torch.zeros_like(losses)).sum() / losses.shape[0]

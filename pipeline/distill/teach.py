@@ -1,0 +1,80 @@
+"""Teach one effect: a LoRA on the frozen base, by flow matching on its pairs."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.distill.losses import flow_matching_loss
+from pipeline.distill.noise import gaussian_batch, generator
+from pipeline.distill.schedule import add_noise, as_sigma, shift_sigma
+from pipeline.models.adapters import Adapters
+from pipeline.models.editor import Conditions, Editor
+
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class TeachPlan:
+    """Steps, batch and rate of one teacher's training; ``ema`` 0 keeps the last weights."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    cosine: bool
+    ema: float
+    seed: int
+
+
+def teach(
+    editor: Editor,
+    adapters: Adapters,
+    conditions: Conditions,
+    null_conditions: Conditions,
+    targets: Tensor,
+    plan: TeachPlan,
+    on_step: Callable[[int, float], None] | None = None,
+) -> dict[str, Tensor]:
+    """Train the adapter named ``teacher`` and return its weights (``Adapters.state`` keys).
+
+    conditions: one a pair, under the teacher prompt; null_conditions: the same pictures under
+    the empty prompt, shown one time in ten, so that guidance has something to lean on; targets
+    ``[P, N, C]``: the edited pictures' latent tokens. Half of the sigmas are drawn at shift 3,
+    half uniformly: an effect is decided at the noisy end and finished at the other.
+    """
+    adapters.train_only(TEACHER)
+    parameters = adapters.parameters(TEACHER)
+    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.0)
+    average = {k: v.detach().clone() for k, v in adapters.state(TEACHER).items()}
+    for step in range(plan.steps):
+        rng = generator(plan.seed, "teach", step)
+        rows = rng.integers(0, len(targets), plan.batch)
+        shifts = [3.0 if i % 2 == 0 else 1.0 for i in range(plan.batch)]
+        t = as_sigma([shift_sigma(float(rng.random()), s) for s in shifts], editor.device)
+        given = null_conditions if rng.random() < 0.1 else conditions
+        y = targets[rows].to(editor.device)
+        keys = [(plan.seed, "teach", step, i) for i in range(plan.batch)]
+        noise = gaussian_batch(y.shape[1:], keys).to(editor.device)
+        with adapters.use(TEACHER):
+            v = editor.velocity(add_noise(y, noise, t), t, given.rows(rows).to(editor.device))
+        loss = flow_matching_loss(v, y, noise).mean()
+        for group in optimizer.param_groups:
+            group["lr"] = plan.learning_rate * _share(plan, step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        decay = min(plan.ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for key, value in adapters.state(TEACHER).items():
+                average[key].lerp_(value, 1 - decay)
+        if on_step is not None:
+            on_step(step, loss.item())
+    return average
+
+
+def _share(plan: TeachPlan, step: int) -> float:
+    warm = min(1.0, (step + 1) / 20)
+    return warm * (0.5 * (1 + math.cos(math.pi * step / plan.steps)) if plan.cosine else 1.0)

@@ -1,0 +1,106 @@
+"""Write the miniature's bank to a folder, as a user's own bank would lie there.
+
+From here on nothing knows that the effects come from code, except the evaluation, which asks
+``effects.py`` for the truth when a recipe says ``truth: miniature``.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from pipeline.miniature import photographs
+from pipeline.miniature.edits import GENERAL_EDITS
+from pipeline.miniature.effects import EFFECTS, true_samples
+from pipeline.miniature.pictures import to_image
+from pipeline.problems import InputError, Problem
+from pipeline.storage import atomic_folder
+
+KEPT_TEACHERS = Path(__file__).parent / "teachers"
+SIDE = 64
+
+
+def write_bank(
+    folder: Path,
+    effects: Sequence[str],
+    pairs: int = 20,
+    general: int = 200,
+    sources: int = 40,
+    test: int = 15,
+    seed: int = 0,
+    kept_teachers: bool = True,
+) -> None:
+    """Draw pairs, general rows, source photographs and held-out ones; write bank.yaml.
+
+    ``kept_teachers`` brings the adapters that are kept in the repository, where there are any;
+    without, the ``teach`` stage trains them.
+
+    Raises:
+        InputError: an effect that the miniature does not have.
+    """
+    unknown = [name for name in effects if name not in EFFECTS]
+    if unknown:
+        remedy = "take names from `collectionlora miniature effects`"
+        raise InputError([Problem("--effects", n, n, "no such effect", remedy) for n in unknown])
+    with atomic_folder(folder) as new:
+        entries: list[dict[str, object]] = []
+        rows: list[dict[str, str]] = []
+        for index, name in enumerate(effects):
+            spec = EFFECTS[name]
+            entry: dict[str, object] = {
+                "name": name,
+                "prompt": spec.prompt,
+                "category": spec.family,
+                "description": spec.description,
+            }
+            kept = KEPT_TEACHERS / f"{name}.safetensors"
+            if kept_teachers and kept.exists():
+                (new / "adapters").mkdir(exist_ok=True)
+                shutil.copy(kept, new / "adapters" / kept.name)
+                entry["adapter"] = f"adapters/{kept.name}"
+            entries.append(entry)
+            for i, (_, source) in enumerate(photographs.crops("train", pairs, SIDE, seed)):
+                target = true_samples(name, source, 1, seed * 1000 + i)[0]
+                row = {"effect": name}
+                for part, picture in (("source", source), ("target", target)):
+                    row[part] = f"pairs/{name}/{i:04d}_{part}.png"
+                    _save(new / row[part], picture)
+                rows.append(row)
+        _write_rows(new / "pairs.jsonl", rows)
+        _write_rows(new / "general.jsonl", _general(new, general, seed + 1))
+        for i, (name, picture) in enumerate(photographs.crops("train", sources, SIDE, seed + 2)):
+            _save(new / "photographs" / f"{name}_{i:03d}.png", picture)
+        for i, (name, picture) in enumerate(photographs.crops("test", test, SIDE, seed + 3)):
+            _save(new / "test" / f"{name}_{i:03d}.png", picture)
+        content = {
+            "effects": entries,
+            "pairs": "pairs.jsonl",
+            "general": "general.jsonl",
+            "photographs": "photographs",
+            "test": "test",
+        }
+        (new / "bank.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def _general(folder: Path, count: int, seed: int) -> list[dict[str, str]]:
+    rows = []
+    for i, (_, picture) in enumerate(photographs.crops("train", count, SIDE, seed)):
+        rng = np.random.default_rng([seed, i])
+        edit = GENERAL_EDITS[str(rng.choice(list(GENERAL_EDITS)))]
+        path = f"general/{i:04d}.png"
+        _save(folder / path, picture)
+        rows.append({"image": path, "prompt": str(rng.choice(edit.wordings))})
+    return rows
+
+
+def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _save(path: Path, picture: NDArray[np.float32]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_image(picture).save(path)

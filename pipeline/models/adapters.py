@@ -1,0 +1,203 @@
+"""One frozen base, many LoRA adapters on it, through peft's own layers.
+
+A process loads the base once; student, fake score and teachers are named adapters. peft's
+``set_adapter`` walks every module and adapter and toggles ``requires_grad``, which on a small
+model costs as much as a forward; here a batch names the adapter of each sample, and the names
+reach peft's layers through pre-forward hooks, as ``PeftModel`` passes ``adapter_names`` itself.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from pipeline.models.lora_formats import LoraFile, LoraModule, read_lora
+
+BASE = "__base__"  # peft's own name for "no adapter" in a mixed batch
+
+
+class Adapters:
+    """The adapters on one transformer, and which of them each sample runs under."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        self.transformer = transformer
+        self.layers: dict[str, LoraLayer] = {}
+        self._selected: tuple[str, ...] = (BASE,)
+
+    def add(self, name: str, rank: int, alpha: float, modules: Sequence[str], seed: int) -> None:
+        """Add an untrained fp32 adapter (A seeded Gaussian, B zero) on modules ending so.
+
+        Raises:
+            ValueError: no module of the transformer matches.
+        """
+        config = LoraConfig(
+            r=rank, lora_alpha=alpha, target_modules=list(modules), init_lora_weights=True
+        )
+        self._inject(config, name)
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self._layers_with(name).values():
+            down = layer.lora_A[name].weight
+            bound = down.shape[1] ** -0.5
+            with torch.no_grad():
+                down.copy_(torch.rand(down.shape, generator=generator) * 2 * bound - bound)
+                layer.lora_B[name].weight.zero_()
+
+    def add_file(self, name: str, lora: LoraFile) -> None:
+        """Add a frozen adapter with a file's weights; ranks and alphas may differ by module."""
+        ranks = {module: weights.down.shape[0] for module, weights in lora.modules.items()}
+        alphas = {
+            module: float(ranks[module] if weights.alpha is None else weights.alpha)
+            for module, weights in lora.modules.items()
+        }
+        first = next(iter(ranks))
+        config = LoraConfig(
+            r=ranks[first],
+            lora_alpha=alphas[first],  # type: ignore[arg-type]
+            target_modules=list(ranks),
+            rank_pattern={f"^{m}$": r for m, r in ranks.items()},
+            alpha_pattern={f"^{m}$": a for m, a in alphas.items()},
+        )
+        self._inject(config, name)
+        self._copy_in(name, lora.modules)
+
+    def replace(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        """Copy weights (as :meth:`state` gives them) into an adapter, in place."""
+        own = self.state(name)
+        assert own.keys() == weights.keys(), f"adapter {name!r} has other tensors"
+        with torch.no_grad():
+            for key, value in weights.items():
+                own[key].copy_(value)
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter's weights."""
+        for layer in self._layers_with(name).values():
+            layer.delete_adapter(name)
+        getattr(self.transformer, "peft_config", {}).pop(name, None)
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """An adapter's live tensors, ``<module>.lora_A`` and ``<module>.lora_B``, in a fixed order."""
+        state: dict[str, Tensor] = {}
+        for module, layer in sorted(self._layers_with(name).items()):
+            state[f"{module}.lora_A"] = layer.lora_A[name].weight
+            state[f"{module}.lora_B"] = layer.lora_B[name].weight
+        return state
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        """An adapter's tensors as parameters, in the order of :meth:`state`."""
+        return [p for p in self.state(name).values() if isinstance(p, nn.Parameter)]
+
+    def train_only(self, *names: str) -> None:
+        """Let gradients reach the named adapters and nothing else."""
+        self.transformer.requires_grad_(False)
+        for name in names:
+            for parameter in self.parameters(name):
+                parameter.requires_grad_(True)
+
+    @contextmanager
+    def use(self, *names: str) -> Iterator[None]:
+        """Run under one adapter, or under one name a sample (:data:`BASE` for the bare base).
+
+        Outside of any ``use`` the base is bare. A backward pass belongs inside, for gradient
+        checkpointing runs the forward again.
+        """
+        before = self._selected
+        self._select(names)
+        try:
+            yield
+        finally:
+            self._select(before)
+
+    def _select(self, names: tuple[str, ...]) -> None:
+        self._selected = names
+        one = names[0] if self._is_one() else BASE
+        # peft's public setter toggles requires_grad of every adapter of every layer.
+        for layer in self.layers.values():
+            layer._active_adapter = [one]
+
+    def _is_one(self) -> bool:
+        return len(set(self._selected)) == 1
+
+    def _layers_with(self, name: str) -> dict[str, LoraLayer]:
+        return {m: layer for m, layer in self.layers.items() if name in layer.lora_A}
+
+    def _inject(self, config: LoraConfig, name: str) -> None:
+        # peft's injection selects an adapter and decides anew what is trained: undo both.
+        trained = [p for p in self._all_parameters() if p.requires_grad]
+        inject_adapter_in_model(config, self.transformer, adapter_name=name)
+        for module, layer in self.transformer.named_modules():
+            if isinstance(layer, LoraLayer) and module not in self.layers:
+                self.layers[module] = layer
+                layer.register_forward_pre_hook(self._pass_names, with_kwargs=True)
+        for parameter in self.parameters(name):
+            parameter.data = parameter.data.float()
+        for parameter in self._all_parameters():
+            parameter.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        self._select(self._selected)
+
+    def _all_parameters(self) -> Iterator[nn.Parameter]:
+        for layer in self.layers.values():
+            yield from layer.lora_A.parameters()
+            yield from layer.lora_B.parameters()
+
+    def _pass_names(
+        self, layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        if self._is_one():
+            return args, kwargs
+        return args, kwargs | {"adapter_names": list(self._selected)}
+
+    def _copy_in(self, name: str, modules: Mapping[str, LoraModule]) -> None:
+        with torch.no_grad():
+            for module, weights in modules.items():
+                layer = self.layers[module]
+                layer.lora_A[name].weight.copy_(weights.down)
+                layer.lora_B[name].weight.copy_(weights.up)
+
+
+class TeacherCache:
+    """Teacher adapters by content hash: host memory for all seen, a few slots on the device.
+
+    The least recently used adapter leaves its slot when another needs it.
+    """
+
+    def __init__(self, adapters: Adapters, resident: int) -> None:
+        if resident < 1:
+            raise ValueError(f"adapters_resident must be at least 1, not {resident}")
+        self.adapters = adapters
+        self.resident = resident
+        self.loads = 0
+        self._host: dict[str, LoraFile] = {}
+        self._slots: OrderedDict[str, None] = OrderedDict()
+
+    def ensure(self, wanted: Mapping[str, Path]) -> None:
+        """Make the adapters (content hash to file) resident, all at once usable in one batch.
+
+        Raises:
+            ValueError: more adapters than slots, or a bad file.
+        """
+        if len(wanted) > self.resident:
+            raise ValueError(
+                f"one batch needs {len(wanted)} teacher adapters but adapters_resident is "
+                f"{self.resident}; raise it or lower the batch"
+            )
+        for key in wanted:
+            if key in self._slots:
+                self._slots.move_to_end(key)
+        for key, path in wanted.items():
+            if key in self._slots:
+                continue
+            if key not in self._host:
+                self._host[key] = read_lora(path)
+            if len(self._slots) == self.resident:
+                oldest, _ = self._slots.popitem(last=False)
+                self.adapters.remove(oldest)
+            self.adapters.add_file(key, self._host[key])
+            self._slots[key] = None
+            self.loads += 1

@@ -1,0 +1,36 @@
+"""The text encoder's processor, with torchvision or without it.
+
+transformers' ``Qwen2VLProcessor`` wants a video processor, which needs torchvision. Editing
+needs none: without torchvision the same class runs here with a PIL image processor alone.
+"""
+
+from pathlib import Path
+
+from transformers import Qwen2Tokenizer, Qwen2VLProcessor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils import is_torchvision_available
+
+
+class ImageTextProcessor(Qwen2VLProcessor):
+    """``Qwen2VLProcessor`` for images and text only; the same tokens and patches."""
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["image_processor", "tokenizer"]
+
+    def __init__(
+        self,
+        image_processor: Qwen2VLImageProcessorPil,
+        tokenizer: Qwen2Tokenizer,
+        chat_template: str | None = None,
+    ) -> None:
+        super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
+
+
+def load_processor(folder: Path) -> Qwen2VLProcessor:
+    """The processor in ``folder`` (a pipeline's ``processor/``): stock where torchvision is."""
+    if is_torchvision_available():
+        return Qwen2VLProcessor.from_pretrained(folder)
+    return ImageTextProcessor(
+        Qwen2VLImageProcessorPil.from_pretrained(folder), Qwen2Tokenizer.from_pretrained(folder)
+    )

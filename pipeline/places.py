@@ -1,0 +1,56 @@
+"""Where a run's files lie, so that no stage makes up a path of its own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders of one output; everything under ``cache`` is keyed by content."""
+
+    output: Path
+
+    @property
+    def encodings(self) -> Path:
+        return self.output / "cache" / "encodings"
+
+    @property
+    def targets(self) -> Path:
+        return self.output / "cache" / "targets"
+
+    @property
+    def teachers(self) -> Path:
+        return self.output / "cache" / "teachers"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.output / "cache" / "evaluation"
+
+    @property
+    def training(self) -> Path:
+        """Ray Train's storage: one folder a recipe hash."""
+        return self.output / "training"
+
+    @property
+    def prompts(self) -> Path:
+        return self.output / "prompts.json"
+
+    @property
+    def history(self) -> Path:
+        """One JSON line a round."""
+        return self.output / "history.jsonl"
+
+    @property
+    def student(self) -> Path:
+        """The export."""
+        return self.output / "student"
+
+    @property
+    def stores(self) -> list[Path]:
+        return [self.encodings, self.targets]
+
+    def made(self) -> list[Path]:
+        """What a person would look at, as far as it is there."""
+        names = ("report.md", "report.json", "contact_sheet.png", "bleed_matrix.png")
+        paths = [self.output / name for name in (*names, "loss_curves.png", "student", "mlflow.db")]
+        return [path for path in [self.prompts, *paths] if path.exists()]

@@ -1,0 +1,155 @@
+"""Distill: the on-policy part. Turns a recipe into the two halves' arguments and runs them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config import Recipe
+from pipeline.distill.rates import RateSettings
+from pipeline.distill.update import UpdateSettings
+from pipeline.plan import PlanSettings
+from pipeline.types import Manifest
+
+if TYPE_CHECKING:
+    from actors.student_worker import StudentArguments
+    from actors.teacher_pool import TeacherPoolArguments
+
+
+def plan_settings(recipe: Recipe, manifest: Manifest) -> PlanSettings:
+    """What the routed plan depends on."""
+    distill, student = recipe.distill, recipe.student
+    return PlanSettings(
+        seed=recipe.seed,
+        batch=distill.batch,
+        p_switch=distill.p_switch,
+        fake_updates=distill.fake_updates,
+        student_steps=student.steps,
+        shift=student.shift,
+        tau_max=distill.tau_max,
+        tau_min=distill.tau_min,
+        ta_fm_batch=distill.ta_fm_batch,
+        effect_weights=tuple(e.weight for e in manifest.effects),
+        samples=tuple(len(e.samples) for e in manifest.effects),
+        general=len(manifest.general),
+    )
+
+
+def update_settings(recipe: Recipe) -> UpdateSettings:
+    """Rates, weights and bounds of the update."""
+    d = recipe.distill
+    return UpdateSettings(
+        rounds=d.rounds,
+        student_rate=RateSettings(d.learning_rate, d.warmup, d.schedule),
+        fake_rate=RateSettings(d.fake_learning_rate, d.warmup, d.schedule),
+        betas=d.betas,
+        grad_clip=d.grad_clip,
+        ema=d.ema,
+        weight_bs=d.losses.dmd_bs,
+        weight_ts=d.losses.dmd_ts,
+        weight_ta=d.losses.ta_fm,
+    )
+
+
+def arguments_of(
+    recipe: Recipe, manifest: Manifest, stores: list[Path], run_key: str
+) -> "tuple[StudentArguments, TeacherPoolArguments]":
+    """Both halves' arguments: plain data, the same for Ray and for the reference loop."""
+    from actors.session import NAMESPACE, device_of
+    from actors.student_worker import StudentArguments
+    from actors.teacher_pool import TeacherPoolArguments
+
+    plan, lora = plan_settings(recipe, manifest), recipe.student.lora
+    pool, group = recipe.cluster.teacher_pool, recipe.cluster.student_group
+    folders, board = tuple(str(s.resolve()) for s in stores), f"policies-{run_key}"
+    student = StudentArguments(
+        model=str(Path(recipe.model.path).resolve()),
+        device=device_of(recipe.model, group.num_gpus),
+        dtype=recipe.model.dtype,
+        threads=group.threads,
+        gradient_checkpointing=recipe.distill.gradient_checkpointing,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        modules=lora.modules,
+        stores=folders,
+        manifest=manifest.to_dict(),
+        plan=plan,
+        settings=update_settings(recipe),
+        lag=recipe.distill.lag,
+        checkpoint_every=recipe.distill.checkpoint_every,
+        recipe_hash=run_key,
+        board=board,
+        namespace=NAMESPACE,
+    )
+    teachers = TeacherPoolArguments(
+        model=student.model,
+        device=device_of(recipe.model, pool.num_gpus),
+        dtype=recipe.model.dtype,
+        threads=pool.threads,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        modules=lora.modules,
+        adapters_resident=pool.adapters_resident,
+        stores=folders,
+        manifest=student.manifest,
+        plan=plan,
+        guidance=recipe.distill.guidance,
+        lag=recipe.distill.lag,
+        board=board,
+        namespace=NAMESPACE,
+    )
+    return student, teachers
+
+
+class History:
+    """Metrics by round in a JSON-lines file; a resumed run's rounds replace those it repeats."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> list[dict[str, float]]:
+        """All rounds on record, in order, the last word on each."""
+        if not self.path.exists():
+            return []
+        rows: dict[float, dict[str, float]] = {}
+        for line in self.path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the line that a kill cut short
+            rows[row["round"]] = row
+        return [rows[r] for r in sorted(rows)]
+
+    def append(self, metrics: dict[str, float]) -> None:
+        """Add one round."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def series(self) -> dict[str, list[float]]:
+        """Each metric as a list over rounds."""
+        rows = self.load()
+        names = sorted({name for row in rows for name in row})
+        return {name: [row[name] for row in rows if name in row] for name in names}
+
+
+def distill(
+    recipe: Recipe,
+    manifest: Manifest,
+    stores: list[Path],
+    training: Path,
+    run_key: str,
+    on_metrics: Callable[[dict[str, float]], None],
+) -> Path:
+    """Run or resume the distillation; returns the final checkpoint's student folder."""
+    from actors.student_group import RunPlace, run_student_group
+
+    student, teachers = arguments_of(recipe, manifest, stores, run_key)
+    return run_student_group(
+        student,
+        teachers,
+        recipe.cluster.teacher_pool,
+        recipe.cluster.student_group,
+        RunPlace(training.resolve(), run_key),
+        on_metrics,
+    )

@@ -1,0 +1,98 @@
+"""Publish: progress while it distils, then teachers, base and student side by side in MLflow."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline.bank import Bank
+from pipeline.config import Recipe, recipe_hash
+from pipeline.evaluation.report import run_metrics
+from pipeline.places import Places
+from pipeline.stages.distill import History
+from pipeline.stages.evaluate import EvaluationReport
+from pipeline.storage import content_key, sha256_file, write_atomic
+from pipeline.tracking import Tracker
+
+LOG_EVERY = 10
+
+
+class Publisher:
+    """The one writer to the tracker of a run; nothing is written before there is something."""
+
+    def __init__(self, recipe: Recipe, bank: Bank, places: Places) -> None:
+        self.recipe, self.bank, self.places = recipe, bank, places
+        self.hash = recipe_hash(recipe)
+        self._tracker: Tracker | None = None
+        self._parent = ""
+
+    def progress(self, history: History) -> Callable[[dict[str, float]], None]:
+        """A callback for finished rounds: progress bar with ETA, history file, tracker."""
+        rounds = self.recipe.distill.rounds
+        student = self._run("student", "student", None)
+        bar: tqdm[None] | None = None
+        last = time.monotonic()
+
+        def on_metrics(metrics: dict[str, float]) -> None:
+            nonlocal bar, last
+            round_index = int(metrics["round"])
+            if bar is None:
+                bar = tqdm(total=rounds, initial=round_index, desc="distill", unit="round")
+            history.append(metrics)
+            bar.update()
+            bar.set_postfix_str(
+                f"fake {metrics['loss_fake']:.3f} anchor {metrics['loss_ta_fm']:.3f} "
+                f"wait {metrics['seconds_wait']:.2f}s"
+            )
+            if round_index % LOG_EVERY == 0 or round_index == rounds - 1:
+                series = {f"train/{k}": v for k, v in metrics.items() if k != "round"}
+                self._open().log_metrics(student, series, round_index)
+            if round_index == rounds - 1:
+                bar.close()
+
+        return on_metrics
+
+    def publish(self, report: EvaluationReport, adapters: Mapping[str, Path], lora: Path) -> None:
+        """Scores, pictures and adapters of every method; nothing if this was published before."""
+        seal = self.places.output / "cache" / "published"
+        key = content_key(sha256_file(report.path), sha256_file(lora), self.recipe.tracking.uri)
+        if seal.exists() and seal.read_text() == key:
+            return
+        tracker = self._open()
+        for artifact in report.files:
+            tracker.log_artifact(self._parent, artifact, "report")
+        for method in report.content["methods"]:
+            if method == "teacher":
+                for effect in tqdm(self.bank.effects, "publish teachers", unit="run"):
+                    run = self._run(f"teacher-{effect.name}", "teacher", effect.name)
+                    self._score(run, report, method, effect.name)
+                    tracker.log_artifact(run, adapters[effect.name], "adapter")
+                    tracker.finish(run)
+                continue
+            run = self._run(method, "student" if method == "student" else "base", None)
+            self._score(run, report, method, None)
+            if method == "student":
+                tracker.log_artifact(run, self.places.student, "student")
+            tracker.finish(run)
+        tracker.finish(self._parent)
+        write_atomic(seal, key.encode())
+
+    def _score(self, run: str, report: EvaluationReport, method: str, effect: str | None) -> None:
+        tracker = self._open()
+        costs = {k: float(report.content["methods"][method][k]) for k in ("nfe", "ms_per_image")}
+        tracker.log_metrics(run, run_metrics(report.content, method, effect) | costs)
+        tracker.log_images(run, report.pictures(method, effect))
+
+    def _run(self, name: str, role: str, effect: str | None) -> str:
+        tracker = self._open()
+        return tracker.child(self._parent, name, role, effect, self.hash)  # type: ignore[arg-type]
+
+    def _open(self) -> Tracker:
+        if self._tracker is None:
+            settings = self.recipe.tracking
+            experiment = settings.experiment or self.recipe.name
+            self._tracker = Tracker.open(settings.uri, experiment, self.places.output)
+            parameters = self.recipe.model_dump(mode="json")
+            self._parent = self._tracker.parent(self.recipe.name, self.hash, parameters)
+        return self._tracker

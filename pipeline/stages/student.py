@@ -1,0 +1,58 @@
+"""From a finished checkpoint to the student's LoRA file, which is evaluated and exported."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.config import Recipe, recipe_hash
+from pipeline.distill.checkpoint import load_student
+from pipeline.models.fingerprint import fingerprint
+from pipeline.models.lora_formats import LoraModule, write_lora
+from pipeline.places import Places
+from pipeline.storage import content_key
+from pipeline.types import Manifest
+
+
+def run_key_of(recipe: Recipe, manifest: Manifest) -> str:
+    """What names a distillation: the recipe's settings and the content of all it trains on."""
+    base = fingerprint(recipe.model.path, "transformer")
+    workers = recipe.cluster.student_group.workers
+    return content_key(recipe_hash(recipe), base, manifest_content(manifest), workers)[:16]
+
+
+def manifest_content(manifest: Manifest) -> dict[str, object]:
+    """The manifest less the adapters' paths: content, not places."""
+    data = manifest.to_dict()
+    for effect in data["effects"]:
+        del effect["adapter"]
+    return data
+
+
+def student_file(places: Places, run_key: str) -> Path:
+    """Where a run's finished student is."""
+    return places.training / run_key / "student.safetensors"
+
+
+def finished_student(places: Places, run_key: str) -> Path | None:
+    """The finished student of a run, if there is one."""
+    path = student_file(places, run_key)
+    return path if path.exists() else None
+
+
+def save_student(checkpoint: Path, recipe: Recipe, places: Places, run_key: str) -> Path:
+    """Write the checkpoint's student (its average, where there is one) as a LoRA file."""
+    path = student_file(places, run_key)
+    modules = as_modules(load_student(checkpoint), recipe.student.lora.alpha)
+    write_lora(path, modules, {"recipe_hash": recipe_hash(recipe)})
+    return path
+
+
+def as_modules(weights: dict[str, Tensor], alpha: float) -> dict[str, LoraModule]:
+    """``Adapters.state`` keys to the modules of a LoRA file."""
+    return {
+        key.removesuffix(".lora_A"): LoraModule(
+            down, weights[key.removesuffix(".lora_A") + ".lora_B"], alpha
+        )
+        for key, down in weights.items()
+        if key.endswith(".lora_A")
+    }

@@ -1,0 +1,79 @@
+"""Teach: one LoRA an effect from its pairs, for effects whose bank entry brings none."""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline.config import Recipe
+from pipeline.models.fingerprint import fingerprint
+from pipeline.stages.encode import EffectSources
+from pipeline.storage import content_key
+
+
+def adapter_path(recipe: Recipe, sources: EffectSources, folder: Path) -> Path:
+    """Where an effect's adapter is: the bank's own file, or a cached one keyed by content."""
+    if sources.effect.adapter is not None:
+        return sources.effect.adapter
+    key = content_key(
+        "teacher",
+        fingerprint(recipe.model.path, "transformer"),
+        [[s.source, s.teacher_prompt, s.null_prompt, target] for s, target in sources.pairs],
+        recipe.teach.model_dump(mode="json"),
+        recipe.model.dtype,
+        recipe.seed,
+    )
+    return folder / f"{sources.effect.name}-{key}.safetensors"
+
+
+def untaught(
+    recipe: Recipe, effects: Sequence[EffectSources], folder: Path
+) -> list[tuple[EffectSources, Path]]:
+    """The effects whose adapter has yet to be trained."""
+    places = [(e, adapter_path(recipe, e, folder)) for e in effects]
+    return [(e, path) for e, path in places if not path.exists()]
+
+
+def teach_all(
+    recipe: Recipe, todo: Sequence[tuple[EffectSources, Path]], stores: Sequence[Path]
+) -> None:
+    """Train the missing teachers, several at once as Ray tasks."""
+    import ray
+
+    from actors.session import device_of
+    from actors.teach_tasks import TeachJob, teach_effect
+    from pipeline.distill.teach import TeachPlan
+
+    pool, settings = recipe.cluster.teacher_pool, recipe.teach
+    task = teach_effect.options(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)
+    pending = []
+    for sources, path in todo:
+        # Each effect has its own noise, whatever else is in the bank.
+        seed = zlib.crc32(f"{recipe.seed}:{sources.effect.name}".encode()) % 2**31
+        plan = TeachPlan(
+            steps=settings.steps,
+            batch=settings.batch,
+            learning_rate=settings.learning_rate,
+            cosine=settings.cosine,
+            ema=settings.ema,
+            seed=seed,
+        )
+        pending.append(
+            task.remote(
+                TeachJob(sources.effect.name, sources.pairs, str(path)),
+                recipe.model.path,
+                device_of(recipe.model, pool.num_gpus),
+                recipe.model.dtype,
+                pool.threads,
+                settings.lora,
+                plan,
+                tuple(str(s) for s in stores),
+            )
+        )
+    with tqdm(total=len(pending), desc="teach", unit="effect") as bar:
+        while pending:
+            done, pending = ray.wait(pending)
+            for effect, loss in ray.get(done):
+                bar.update()
+                bar.set_postfix_str(f"{effect} loss {loss:.3f}")

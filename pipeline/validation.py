@@ -1,0 +1,171 @@
+"""Everything that can be wrong with a run's input, found before any work, in one report."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pipeline.bank import Bank, bank_file, inspect_bank
+from pipeline.config import LoraSettings, Recipe, inspect_recipe
+from pipeline.images import open_image
+from pipeline.miniature.effects import EFFECTS
+from pipeline.models.lora_formats import lora_problems, read_lora, transformer_shapes
+from pipeline.problems import InputError, Problem
+
+PIPELINE_CLASS = "QwenImageEditPlusPipeline"
+Shapes = dict[str, tuple[int, int]]
+
+
+def validate(recipe_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Bank]:
+    """Check a recipe, its model folder, its bank and every file of it; nothing is written.
+
+    Adapters and images are read whole, so that a run does not end hours later on a broken one.
+
+    Raises:
+        InputError: all that is wrong, in one report.
+    """
+    recipe, problems = inspect_recipe(recipe_path, overrides)
+    if recipe is None:
+        raise InputError(problems)
+    file = str(recipe_path)
+    # A field that is itself wrong reads as a default: nothing is to be said about that.
+    wrong = {p.field for p in problems}
+    shapes = None
+    if "model" not in wrong and "model.path" not in wrong:
+        shapes, found = _check_model(file, recipe)
+        problems += found
+    if "output" not in wrong:
+        problems += _check_output(file, recipe.output)
+    bank = None
+    if "bank" not in wrong:
+        effects = None if any(f.split(".")[0] == "effects" for f in wrong) else recipe.effects
+        inspection = inspect_bank(recipe.bank, effects)
+        bank = inspection.bank
+        problems += inspection.problems
+        if bank is not None:
+            problems += _check_uses(file, recipe, bank, inspection.broken)
+            problems += _check_adapters(bank, shapes)
+            problems += _check_images(bank)
+    if bank is None or problems:
+        raise InputError(problems)
+    return recipe, bank
+
+
+def _check_model(file: str, recipe: Recipe) -> tuple[Shapes | None, list[Problem]]:
+    """The transformer's layers, and what is wrong with the folder or the modules asked of it."""
+    folder = Path(recipe.model.path)
+    index = folder / "model_index.json"
+    remedy = f"give a diffusers folder ({PIPELINE_CLASS} layout)"
+    if not folder.is_dir():
+        what = "no such folder"
+        return None, [Problem(file, "model.path", recipe.model.path, what, remedy)]
+    if not index.is_file():
+        what = "no model_index.json in the folder"
+        return None, [Problem(file, "model.path", recipe.model.path, what, remedy)]
+    problems = []
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))
+        kind = found.get("_class_name") if isinstance(found, dict) else None
+        if kind != PIPELINE_CLASS:
+            what = f"not a {PIPELINE_CLASS}"
+            problems.append(Problem(str(index), "_class_name", kind, what, remedy))
+    except (OSError, ValueError, RecursionError) as error:
+        what = f"cannot be read as JSON ({error})"
+        problems.append(Problem(str(index), "", None, what, remedy))
+    try:
+        shapes = transformer_shapes(folder)
+    except InputError as error:
+        return None, problems + error.problems
+    for place, lora in (("teach.lora", recipe.teach.lora), ("student.lora", recipe.student.lora)):
+        problems += _check_modules(file, place, lora, shapes)
+    return shapes, problems
+
+
+def _check_modules(file: str, place: str, lora: LoraSettings, shapes: Shapes) -> Iterable[Problem]:
+    block = "transformer_blocks.0."
+    inner = [name.removeprefix(block) for name in shapes if name.startswith(block)]
+    for i, module in enumerate(lora.modules):
+        if module not in inner:
+            what = "a block of the model has no such linear layer"
+            remedy = f"choose from {', '.join(inner)}"
+            yield Problem(file, f"{place}.modules.{i}", module, what, remedy)
+
+
+def _check_output(file: str, output: str) -> list[Problem]:
+    path = Path(output)
+    existing = next((p for p in (path, *path.parents) if p.exists()), Path())
+    if existing.is_dir():
+        return []
+    what = f"{existing} is not a folder"
+    return [Problem(file, "output", output, what, "name a new folder or an earlier output")]
+
+
+def _check_uses(file: str, recipe: Recipe, bank: Bank, broken: frozenset[str]) -> Iterable[Problem]:
+    """What this recipe needs and the bank lacks; of ``broken`` parts enough has been said."""
+    bank_path = bank_file(recipe.bank)
+
+    def lacks(place: str, what: str, remedy: str) -> Problem:
+        return Problem(str(bank_path), place, None, what, remedy)
+
+    if not bank.general and recipe.distill.p_switch < 1 and "general" not in broken:
+        p_switch = recipe.distill.p_switch
+        what = f"no rows for the general stream, which distill.p_switch {p_switch} draws from"
+        yield lacks("general", what, "add general rows, or set distill.p_switch to 1")
+    if not bank.photographs and not broken & {"photographs", "pairs"}:
+        for effect in bank.effects:
+            if not bank.pairs_of(effect.name):
+                what = f"effect {effect.name!r} has no source photographs: no pairs, no folder"
+                yield lacks("photographs", what, "add a folder of photographs, or pairs")
+    if recipe.evaluate.truth == "miniature":
+        for effect in bank.effects:
+            if effect.name not in EFFECTS:
+                what = f"the miniature does not know effect {effect.name!r}"
+                remedy = "set evaluate.truth to pairs, or take the miniature's effects only"
+                yield Problem(file, "evaluate.truth", "miniature", what, remedy)
+        if not bank.test and "test" not in broken:
+            what = "no held-out photographs, which evaluate.truth miniature needs"
+            yield lacks("test", what, "add a folder of photographs that nothing is trained on")
+
+
+def _check_adapters(bank: Bank, shapes: Shapes | None) -> Iterable[Problem]:
+    # One at a time: at full size each is gigabytes.
+    for path in dict.fromkeys(e.adapter for e in bank.effects if e.adapter is not None):
+        try:
+            lora = read_lora(path)
+        except InputError as error:
+            yield from error.problems
+            continue
+        if shapes is not None:
+            yield from lora_problems(lora, shapes)
+
+
+def _check_images(bank: Bank) -> list[Problem]:
+    """Every image decoded once, on a few threads; no held-out photograph is trained on."""
+    training = [image for pair in bank.pairs for image in (pair.source, pair.target)]
+    training += [row.image for row in bank.general] + list(bank.photographs)
+    paths = list(dict.fromkeys([*training, *bank.test]))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        checked = dict(zip(paths, pool.map(_check_image, paths), strict=True))
+    problems = [problem for _, found in checked.values() for problem in found]
+    trained = {checked[path][0]: path for path in training}
+    for path in bank.test:
+        twin = trained.get(checked[path][0])
+        if twin is not None and not checked[path][1]:
+            what = f"a held-out photograph that is also trained on ({twin})"
+            remedy = "remove one of them: scores on it would not be held out"
+            problems.append(Problem(str(path), "content", None, what, remedy))
+    return problems
+
+
+def _check_image(path: Path) -> tuple[str, list[Problem]]:
+    try:
+        open_image(path)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), []
+    except InputError as error:
+        return "", error.problems
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+        return "", [Problem(str(path), "content", None, what, "correct the file's permissions")]
