@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RECIPE ?= pipeline/recipes/demo.yaml
-DEMO_EFFECTS := cyanotype,sunset,circle_mask,rotate_180,blind_shadows,confetti
+DEMO_EFFECTS := cyanotype,sunset,circle_mask,mirror_halves,snow,blind_shadows
 # Small matrices: more BLAS threads than an actor asks for only fight each other.
 export OMP_NUM_THREADS ?= 1
 

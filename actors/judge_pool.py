@@ -11,13 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.evaluation.effectbench import Item, JudgeJob, Truth
+from pipeline.evaluation.effectbench import Item, JudgeJob, Truth, open_source
 from pipeline.evaluation.metrics import EffectJudge, fidelity_db, subject_kept, texture_distance
 from pipeline.evaluation.report import ImageScore
-from pipeline.images import open_image
 from pipeline.miniature.autoencoder import single_frame_convolutions
 from pipeline.miniature.effects import EFFECTS, true_samples
-from pipeline.miniature.pictures import to_array
 from pipeline.models.qwen_image_edit import QwenImageEditor
 from pipeline.storage import write_atomic
 from pipeline.tensor_store import TensorStore
@@ -99,23 +97,16 @@ class JudgeActor:
 
     def _true_bench(self, source: Array, photograph: str) -> Bench:
         seed = zlib.crc32(photograph.encode())
-        # Without chance one sample is the truth; two of them tell `subject_kept` so.
-        truths = {
-            name: true_samples(name, source, TRUE_SAMPLES if spec.family == "textured" else 2, seed)
-            if spec.family == "textured"
-            else np.repeat(true_samples(name, source, 1, seed), 2, axis=0)
-            for name, spec in EFFECTS.items()
-        }
-        distinct = {
-            name: samples if EFFECTS[name].family == "textured" else samples[:1]
-            for name, samples in truths.items()
-        }
-        distinct[SOURCE] = source[None]
-        seen = np.split(
-            self._autoencoded(np.concatenate(list(distinct.values()))),
-            np.cumsum([len(samples) for samples in distinct.values()])[:-1],
-        )
-        return Bench(source, truths, EffectJudge(dict(zip(distinct, seen, strict=True))))
+        distinct, truths = {SOURCE: source[None]}, {}
+        for name, spec in EFFECTS.items():
+            by_chance = spec.family == "textured"
+            samples = true_samples(name, source, TRUE_SAMPLES if by_chance else 1, seed)
+            distinct[name] = samples
+            # Without chance one sample is the truth; two of them tell `subject_kept` so.
+            truths[name] = samples if by_chance else np.repeat(samples, 2, axis=0)
+        seen = iter(self._autoencoded(np.concatenate(list(distinct.values()))))
+        outcomes = {name: np.stack([next(seen) for _ in s]) for name, s in distinct.items()}
+        return Bench(source, truths, EffectJudge(outcomes))
 
     def _teacher_benches(
         self, source: Array, job: JudgeJob, outputs: Mapping[str, Array]
@@ -143,24 +134,14 @@ class JudgeActor:
         """``[n, H, W, 3]`` through the autoencoder and back, as an output has been."""
         vae = self.editor.vae
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2).unsqueeze(2) * 2 - 1
+        parts = (x[i : i + _CHUNK].to(vae.device, vae.dtype) for i in range(0, len(x), _CHUNK))
         with single_frame_convolutions():
-            back = [
-                vae.decode(vae.encode(part.to(vae.device, vae.dtype)).latent_dist.mode()).sample
-                for part in x.split(_CHUNK)
-            ]
+            back = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in parts]
         seen = (torch.cat(back)[:, :, 0].float().cpu() / 2 + 0.5).clamp(0, 1)
         return np.asarray(seen.permute(0, 2, 3, 1).numpy())
 
     def _picture(self, key: str) -> Array:
         return np.asarray(self.store.get(key).numpy())
-
-
-def open_source(path: Path, height: int, width: int) -> Array:
-    """A photograph at the size at which it was edited, ``[H, W, 3]`` in [0, 1]."""
-    image = open_image(path)
-    if image.size != (width, height):
-        image = image.resize((width, height), resample=3)
-    return to_array(image)
 
 
 def _score(

@@ -16,17 +16,12 @@ from pipeline.distill.losses import guided_x0
 from pipeline.distill.noise import gaussian_batch
 from pipeline.distill.sampler import euler_sample, student_trajectory
 from pipeline.distill.schedule import student_sigmas, teacher_sigmas
-from pipeline.evaluation.effectbench import EvalRow
+from pipeline.evaluation.effectbench import EvalRow, cost_key
 from pipeline.models.adapters import BASE, Adapters, TeacherCache
 from pipeline.models.editor import concatenate
 from pipeline.models.qwen_image_edit import QwenImageEditor
 from pipeline.tensor_store import TensorStore, write_part
 from pipeline.types import Sample
-
-
-def cost_key(key: str) -> str:
-    """Where a picture's cost is stored: ``[milliseconds, forwards]``."""
-    return f"{key}.cost"
 
 
 class SamplerActor:
@@ -49,8 +44,8 @@ class SamplerActor:
         folder: str,
     ) -> None:
         torch.set_num_threads(threads)
-        parts = ("transformer", "vae")
-        self.editor = QwenImageEditor.load(model, parts, device, getattr(torch, dtype))
+        precision = getattr(torch, dtype)
+        self.editor = QwenImageEditor.load(model, ["transformer", "vae"], device, precision)
         self.adapters = Adapters(self.editor.transformer)
         self.resident = TeacherCache(self.adapters, adapters_resident)
         self.store = TensorStore([Path(s) for s in stores])
@@ -82,7 +77,10 @@ class SamplerActor:
 
     @torch.no_grad()
     def edit(self, rows: Sequence[EvalRow]) -> Tensor:
-        """Pictures ``[B, H, W, 3]`` on the CPU, of rows that share all of :func:`_setting`."""
+        """Pictures ``[B, H, W, 3]`` on the CPU, of rows that share all of :func:`_setting`.
+
+        Their adapters must be resident already, so that loading them is not timed.
+        """
         first, device = rows[0], self.editor.device
         samples = [
             Sample(
@@ -141,6 +139,4 @@ def _rows(batch: dict[str, Any]) -> list[EvalRow]:
     """A Ray Data batch of columns as rows of plain Python values."""
     columns = (np.asarray(batch[name]).tolist() for name in EvalRow.__annotations__)
     values = zip(*columns, strict=True)
-    return [
-        cast("EvalRow", dict(zip(EvalRow.__annotations__, row, strict=True))) for row in values
-    ]
+    return [cast("EvalRow", dict(zip(EvalRow.__annotations__, row, strict=True))) for row in values]

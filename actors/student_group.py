@@ -109,9 +109,7 @@ def run_student_group(
             failure_config=FailureConfig(max_failures=group.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
-        datasets={
-            "train": lambda: rollout_stream(teachers, pool, place, rounds, workers)
-        },
+        datasets={"train": lambda: rollout_stream(teachers, pool, place, rounds, workers)},
         dataset_config=DataConfig(execution_options=options),
     )
     with _listening(board, on_metrics):

@@ -65,13 +65,17 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(command=_stage, stage="export" if name == "run" else name)
     validate = _command(
-        commands, "validate", "find all mistakes of a recipe and its bank before any work",
+        commands,
+        "validate",
+        "find all mistakes of a recipe and its bank before any work",
         "validate pipeline/recipes/demo.yaml",
     )
     _add_recipe(validate)
     validate.set_defaults(command=_validate)
     compare = _command(
-        commands, "compare", "teachers against students, from MLflow",
+        commands,
+        "compare",
+        "teachers against students, from MLflow",
         "compare --uri sqlite:///runs/demo/mlflow.db --out runs/demo/compare",
     )
     compare.add_argument("--uri", required=True, help="MLflow store or server")
@@ -108,7 +112,9 @@ def _add_miniature(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
 ) -> None:
     command = _command(
-        commands, "miniature", "the embedded small editor and its 50 effects",
+        commands,
+        "miniature",
+        "the embedded small editor and its 50 effects",
         "miniature bank runs/demo/bank --effects snow,sepia",
     )
     actions = command.add_subparsers(required=True, metavar="ACTION")
@@ -117,7 +123,9 @@ def _add_miniature(
     build.add_argument("--seed", type=int, default=0)
     build.set_defaults(command=_build)
     bank = _command(
-        actions, "bank", "write a bank folder as a user's would be",
+        actions,
+        "bank",
+        "write a bank folder as a user's would be",
         "miniature bank runs/demo/bank --effects snow,sepia",
     )
     bank.add_argument("folder", type=Path)

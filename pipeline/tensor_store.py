@@ -23,15 +23,16 @@ def write_part(folder: Path, tensors: Sequence[tuple[str, Tensor]]) -> None:
     """Write one Parquet part of (key, fp32 tensor) rows, atomically."""
     if not tensors:
         return
+    keys = [key for key, _ in tensors]
     rows = {
-        "key": [key for key, _ in tensors],
+        "key": keys,
         "shape": [list(t.shape) for _, t in tensors],
         "data": [t.contiguous().float().numpy().tobytes() for _, t in tensors],
     }
     buffer = io.BytesIO()
     # Latents are noise to a compressor: storing them plain lets readers map them.
     pq.write_table(pa.table(rows, schema=TENSOR_SCHEMA), buffer, compression="none")
-    name = hashlib.sha256("\n".join(sorted(rows["key"])).encode()).hexdigest()[:24]
+    name = hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / f"part-{name}.parquet", buffer.getvalue())
 

@@ -151,7 +151,7 @@ class Tracker:
             self.replay()
             if record is not None:
                 self._deliver(record)
-        except Exception as error:  # noqa: BLE001 - see the docstring
+        except Exception as error:
             if record is not None:
                 _append(self._journal, self._resolved(record))
             # A server that lets requests time out must not get a share of every minute.

@@ -91,7 +91,9 @@ def load_checkpoint(folder: Path, trainer: StudentTrainer, recipe_hash: str) -> 
 def load_student(folder: Path) -> dict[str, Tensor]:
     """The weights to evaluate and export: the average where there is one, else the student."""
     average = folder / "average.safetensors"
-    return load_file(average if average.exists() else folder / f"{STUDENT}.safetensors")
+    chosen = average if average.exists() else folder / f"{STUDENT}.safetensors"
+    weights: dict[str, Tensor] = load_file(chosen)
+    return weights
 
 
 def _optimizers(trainer: StudentTrainer) -> dict[str, torch.optim.AdamW]:
@@ -102,9 +104,7 @@ def _steps(optimizer: torch.optim.AdamW) -> float:
     return max((float(s["step"]) for s in optimizer.state.values()), default=0.0)
 
 
-def _moments(
-    trainer: StudentTrainer, name: str, optimizer: torch.optim.AdamW
-) -> dict[str, Tensor]:
+def _moments(trainer: StudentTrainer, name: str, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
     return {
         f"{key}.{moment}": optimizer.state[parameter][moment]
         for key, parameter in trainer.adapters.state(name).items()

@@ -16,7 +16,8 @@ from torch import Tensor
 def generator(*key: int | str) -> np.random.Generator:
     """A generator for a key of integers (>= 0) and purposes (words)."""
     words = [zlib.crc32(k.encode()) if isinstance(k, str) else int(k) for k in key]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+    # SeedSequence pads with zeros: without their number, (1, 2) and (1, 2, 0) are one stream.
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([len(words), *words])))
 
 
 def gaussian(shape: Sequence[int], *key: int | str) -> Tensor:

@@ -61,9 +61,7 @@ class RolloutWorker:
         sigmas = student_sigmas(plan.student_steps, plan.shift)
 
         def noise(purpose: str, index: int = 0) -> Tensor:
-            keys = [
-                (plan.seed, purpose, round_index, rank, i, index) for i in range(len(slots))
-            ]
+            keys = [(plan.seed, purpose, round_index, rank, i, index) for i in range(len(slots))]
             return gaussian_batch(shape, keys).to(device)
 
         with self.adapters.use(STUDENT):

@@ -1,6 +1,7 @@
 """Samplers as plain functions of a ``velocity(x_t, t) -> v`` callable."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ def euler_sample(velocity: Velocity, noise: Tensor, sigmas: Sequence[float]) -> 
     Equals ``FlowMatchEulerDiscreteScheduler`` step by step; ``sigmas`` ends in 0.
     """
     x = noise
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in pairwise(sigmas):
         x = x + (after - now) * velocity(x, as_sigma([now] * len(x), x.device))
     return x
 

@@ -1,4 +1,4 @@
-"""The same distillation in one process, without Ray: the reference that Ray must equal bit by bit."""
+"""The same distillation in one process, without Ray: Ray must equal it bit by bit."""
 
 from collections import deque
 from collections.abc import Callable

@@ -54,11 +54,11 @@ def teach(
         shifts = [3.0 if i % 2 == 0 else 1.0 for i in range(plan.batch)]
         t = as_sigma([shift_sigma(float(rng.random()), s) for s in shifts], editor.device)
         given = null_conditions if rng.random() < 0.1 else conditions
-        y = targets[rows].to(editor.device)
+        y = targets[rows.tolist()].to(editor.device)
         keys = [(plan.seed, "teach", step, i) for i in range(plan.batch)]
         noise = gaussian_batch(y.shape[1:], keys).to(editor.device)
         with adapters.use(TEACHER):
-            v = editor.velocity(add_noise(y, noise, t), t, given.rows(rows).to(editor.device))
+            v = editor.velocity(add_noise(y, noise, t), t, given.rows(rows.tolist()).to(editor.device))
         loss = flow_matching_loss(v, y, noise).mean()
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * _share(plan, step)

@@ -235,9 +235,7 @@ class StudentTrainer:
             share=share,
         )
 
-    def _step(
-        self, name: str, optimizer: torch.optim.AdamW, loss: Tensor, rate: float
-    ) -> float:
+    def _step(self, name: str, optimizer: torch.optim.AdamW, loss: Tensor, rate: float) -> float:
         """Backward, average over the group, clip, step; returns the gradient's norm."""
         for group in optimizer.param_groups:
             group["lr"] = rate

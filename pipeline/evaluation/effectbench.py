@@ -8,13 +8,21 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.config import Recipe
 from pipeline.evaluation.report import ImageScore
+from pipeline.images import open_image
+from pipeline.miniature.pictures import to_array
 from pipeline.storage import content_key
 from pipeline.types import Manifest
 
+Array = NDArray[np.float32]
 Sampler = Literal["euler", "student"]
 Truth = Literal["miniature", "pairs"]
 
@@ -129,10 +137,10 @@ def standard_methods(recipe: Recipe, manifest: Manifest, student: tuple[str, str
     shift = recipe.student.shift
     teachers = {e.name: (e.adapter, e.adapter_hash) for e in manifest.effects}
     one = {e.name: student for e in manifest.effects}
-    many_steps = ("euler", targets.steps, targets.guidance, shift)
+    steps, guidance = targets.steps, targets.guidance
     return [
-        Method("base", "teacher", {}, *many_steps, draws),
-        Method("teacher", "teacher", teachers, *many_steps, teacher_draws),
+        Method("base", "teacher", {}, "euler", steps, guidance, shift, draws),
+        Method("teacher", "teacher", teachers, "euler", steps, guidance, shift, teacher_draws),
         Method("student", "student", one, "student", recipe.student.steps, 1.0, shift, draws),
     ]
 
@@ -186,7 +194,7 @@ def _row(
         source=source.source,
         prompt=prompts[effect],
         null_prompt=source.null_prompt,
-        adapter=adapter,
+        adapter=adapter and str(Path(adapter).resolve()),
         adapter_hash=adapter_hash,
         sampler=method.sampler,
         steps=method.steps,
@@ -220,6 +228,19 @@ def judge_jobs(
         key = content_key("judge", SCORING, content)
         jobs.append(JudgeJob(key, photograph, path, items))
     return jobs
+
+
+def cost_key(key: str) -> str:
+    """Where a picture's cost is stored: ``[milliseconds, forwards]``."""
+    return f"{key}.cost"
+
+
+def open_source(path: Path, height: int, width: int) -> Array:
+    """A photograph at the size at which it was edited, ``[H, W, 3]`` in [0, 1]."""
+    image = open_image(path)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return to_array(image)
 
 
 def by_whole_photograph(scores: Iterable[ImageScore]) -> list[ImageScore]:

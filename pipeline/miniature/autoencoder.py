@@ -78,8 +78,12 @@ def solve_encoder(vae: AutoencoderKLQwenImage, size: int, pictures: int, seed: i
     encoder = vae.encoder
     levels = [encoder.down_blocks[i].resample[1] for i in (1, 3, 5)]
     widths = [level.weight.shape[0] for level in levels]
-    for module in (encoder.conv_in, encoder.down_blocks[2].conv_shortcut,
-                   encoder.down_blocks[4].conv_shortcut, vae.quant_conv):
+    for module in (
+        encoder.conv_in,
+        encoder.down_blocks[2].conv_shortcut,
+        encoder.down_blocks[4].conv_shortcut,
+        vae.quant_conv,
+    ):
         _embed(module)
     x = torch.cat([_batch(seed + 7, i, 50, size)[:, :, 0] for i in range(pictures // 50)])
     kept = [widths[0], widths[1], CHANNELS]

@@ -25,8 +25,9 @@ from pipeline.miniature.autoencoder import (
     solved_autoencoder,
     train_decoder,
 )
-from pipeline.miniature.effects import EFFECTS
 from pipeline.miniature.edits import GENERAL_EDITS, apply_edit
+from pipeline.miniature.effects import EFFECTS
+from pipeline.miniature.pictures import to_image
 from pipeline.miniature.textencoder import (
     CONDITION_SIDE,
     HIDDEN,
@@ -34,7 +35,6 @@ from pipeline.miniature.textencoder import (
     new_text_encoder,
     train_tokenizer,
 )
-from pipeline.miniature.pictures import to_image
 from pipeline.models.editor import Conditions, batch_conditions
 from pipeline.models.qwen_image_edit import PICTURE, SIZES_FILE, TEMPLATE, QwenImageEditor, pack
 
@@ -43,7 +43,9 @@ TOKENS = SIDE // 16
 SHAPES = [(1, TOKENS, TOKENS), (1, TOKENS, TOKENS)]
 
 
-def instruction(rng: np.random.Generator, x: NDArray[np.float32]) -> tuple[str, NDArray[np.float32]]:
+def instruction(
+    rng: np.random.Generator, x: NDArray[np.float32]
+) -> tuple[str, NDArray[np.float32]]:
     """A random general instruction and its true outcome on ``x``.
 
     One in ten is empty (for classifier-free guidance), one in five asks for two edits in turn.

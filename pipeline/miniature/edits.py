@@ -121,7 +121,11 @@ _EDITS: list[tuple[str, tuple[str, ...], Edit]] = [
     ("keep", ("keep the photo as it is", "change nothing"), lambda x, r: x),
     ("brighten", ("make it brighter", "brighten the photo"), lambda x, r: x * 1.25 + 0.1),
     ("darken", ("make it darker", "darken the photo"), lambda x, r: x * 0.6),
-    ("contrast", ("more contrast please", "raise the contrast"), lambda x, r: (x - 0.5) * 1.7 + 0.5),
+    (
+        "contrast",
+        ("more contrast please", "raise the contrast"),
+        lambda x, r: (x - 0.5) * 1.7 + 0.5,
+    ),
     ("flat", ("less contrast please", "make it flat and soft"), lambda x, r: (x - 0.5) * 0.5 + 0.5),
     ("vivid", ("more vivid colours", "saturate the colours"), lambda x, r: _saturate(x, 1.9)),
     ("pale", ("pale colours", "make the colours weaker"), lambda x, r: _saturate(x, 0.4)),
@@ -137,8 +141,16 @@ _EDITS: list[tuple[str, tuple[str, ...], Edit]] = [
     ("right", ("turn it to the right", "a quarter turn right"), lambda x, r: np.rot90(x, -1)),
     ("zoom_in", ("zoom in", "come closer to the middle"), _zoom_in),
     ("zoom_out", ("zoom out", "make it small on gray"), _zoom_out),
-    ("roll_up", ("move it up by half", "shift the photo up"), lambda x, r: np.roll(x, -x.shape[0] // 2, 0)),
-    ("roll_left", ("move it left by half", "shift the photo left"), lambda x, r: np.roll(x, -x.shape[1] // 2, 1)),
+    (
+        "roll_up",
+        ("move it up by half", "shift the photo up"),
+        lambda x, r: np.roll(x, -x.shape[0] // 2, 0),
+    ),
+    (
+        "roll_left",
+        ("move it left by half", "shift the photo left"),
+        lambda x, r: np.roll(x, -x.shape[1] // 2, 1),
+    ),
     ("blur", ("blur the photo", "make it soft"), lambda x, r: _blur(x, 6)),
     ("sharpen", ("sharpen the photo", "crisp details"), lambda x, r: x + 1.5 * (x - _blur(x, 2))),
     ("noise", ("add noise", "a noisy photo"), _noise),
@@ -146,7 +158,11 @@ _EDITS: list[tuple[str, tuple[str, ...], Edit]] = [
     ("lines", ("add white lines", "a few thin lines on the photo"), _lines),
     ("frame", ("a white frame", "put it in a white border"), _frame),
     ("bar", ("a black bar at the bottom", "cover the bottom in black"), _bar),
-    ("dark_left", ("darken the left side", "a shadow from the left"), lambda x, r: _ramp(x, 1, -0.85)),
+    (
+        "dark_left",
+        ("darken the left side", "a shadow from the left"),
+        lambda x, r: _ramp(x, 1, -0.85),
+    ),
     ("light_top", ("lighten the top", "light from the top"), lambda x, r: _ramp(x, 0, 0.6)),
 ]
 

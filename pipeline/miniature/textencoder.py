@@ -88,7 +88,11 @@ def new_text_encoder(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForCondi
             "num_key_value_heads": 2,
             "tie_word_embeddings": True,
             "initializer_range": 0.15,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [2, 3, 3],
+                "rope_theta": 1e4,
+            },
         },
         vision_config={
             "depth": 1,

@@ -6,6 +6,7 @@ model costs as much as a forward; here a batch names the adapter of each sample,
 reach peft's layers through pre-forward hooks, as ``PeftModel`` passes ``adapter_names`` itself.
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ class Adapters:
         self._selected: tuple[str, ...] = (BASE,)
 
     def add(self, name: str, rank: int, alpha: float, modules: Sequence[str], seed: int) -> None:
-        """Add an untrained fp32 adapter (A seeded Gaussian, B zero) on modules ending so.
+        """Add an untrained fp32 adapter (A seeded uniform, B zero) on modules ending so.
 
         Raises:
             ValueError: no module of the transformer matches.
@@ -57,7 +58,7 @@ class Adapters:
         first = next(iter(ranks))
         config = LoraConfig(
             r=ranks[first],
-            lora_alpha=alphas[first],  # type: ignore[arg-type]
+            lora_alpha=alphas[first],
             target_modules=list(ranks),
             rank_pattern={f"^{m}$": r for m, r in ranks.items()},
             alpha_pattern={f"^{m}$": a for m, a in alphas.items()},
@@ -76,11 +77,13 @@ class Adapters:
     def remove(self, name: str) -> None:
         """Forget an adapter's weights."""
         for layer in self._layers_with(name).values():
+            # peft would make another adapter active and trained in the place of an active one.
+            layer._active_adapter = [BASE]
             layer.delete_adapter(name)
         getattr(self.transformer, "peft_config", {}).pop(name, None)
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """An adapter's live tensors, ``<module>.lora_A`` and ``<module>.lora_B``, in a fixed order."""
+        """An adapter's live tensors, ``<module>.lora_A`` and ``<module>.lora_B``, in order."""
         state: dict[str, Tensor] = {}
         for module, layer in sorted(self._layers_with(name).items()):
             state[f"{module}.lora_A"] = layer.lora_A[name].weight
@@ -128,7 +131,9 @@ class Adapters:
     def _inject(self, config: LoraConfig, name: str) -> None:
         # peft's injection selects an adapter and decides anew what is trained: undo both.
         trained = [p for p in self._all_parameters() if p.requires_grad]
-        inject_adapter_in_model(config, self.transformer, adapter_name=name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")
+            inject_adapter_in_model(config, self.transformer, adapter_name=name)
         for module, layer in self.transformer.named_modules():
             if isinstance(layer, LoraLayer) and module not in self.layers:
                 self.layers[module] = layer

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipeline.config import Recipe
 from pipeline.distill.rates import RateSettings
@@ -125,6 +127,24 @@ class History:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(json.dumps(metrics) + "\n")
+
+    def counters(self) -> dict[str, Any]:
+        """What ``report.json`` says of the run's cost, from the rounds' own counts.
+
+        The first rounds hold start-up costs, so seconds and waiting are over the rest.
+        """
+        rows = self.load()
+        settled = rows[min(len(rows) // 2, 10) :]
+        update = np.array([row["seconds_update"] for row in settled])
+        wait = np.array([row["seconds_wait"] for row in settled])
+        return {
+            "forwards_per_student_update": {
+                side: float(np.mean([row[f"forwards_{side}"] for row in rows]))
+                for side in ("student_group", "teacher_pool")
+            },
+            "seconds_per_round": float(np.median(update + wait)),
+            "student_wait_share": float(wait.sum() / (update + wait).sum()),
+        }
 
     def series(self) -> dict[str, list[float]]:
         """Each metric as a list over rounds."""

@@ -97,9 +97,7 @@ def collect(
         _effect(encodings, bank, effect, prompt, recipe.targets.sources)
         for effect, prompt in zip(bank.effects, prompts, strict=True)
     )
-    general = tuple(
-        _sample(encodings, row.image, row.prompt, row.prompt) for row in bank.general
-    )
+    general = tuple(_sample(encodings, row.image, row.prompt, row.prompt) for row in bank.general)
     held_out = bank.test[: recipe.evaluate.photographs]
     test = tuple(_test_source(encodings, path, prompts) for path in held_out)
     return Collection(effects, general, test), encodings.jobs
@@ -162,9 +160,7 @@ def _effect(
     return EffectSources(effect, taught, samples)
 
 
-def _test_source(
-    encodings: Encodings, path: Path, prompts: Sequence[EffectPrompts]
-) -> TestSource:
+def _test_source(encodings: Encodings, path: Path, prompts: Sequence[EffectPrompts]) -> TestSource:
     rows, columns = encodings.grid(path)
     return TestSource(
         path=str(path),

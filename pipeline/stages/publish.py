@@ -8,14 +8,21 @@ from tqdm import tqdm
 
 from pipeline.bank import Bank
 from pipeline.config import Recipe, recipe_hash
-from pipeline.evaluation.report import run_metrics
+from pipeline.evaluation.report import Report, run_metrics
 from pipeline.places import Places
 from pipeline.stages.distill import History
-from pipeline.stages.evaluate import EvaluationReport
 from pipeline.storage import content_key, sha256_file, write_atomic
 from pipeline.tracking import Tracker
 
 LOG_EVERY = 10
+REPORT_FILES = (
+    "report.json",
+    "report.md",
+    "contact_sheet.png",
+    "bleed_matrix.png",
+    "loss_curves.png",
+    "prompts.json",
+)
 
 
 class Publisher:
@@ -53,16 +60,19 @@ class Publisher:
 
         return on_metrics
 
-    def publish(self, report: EvaluationReport, adapters: Mapping[str, Path], lora: Path) -> None:
+    def publish(self, report: Report, adapters: Mapping[str, Path], lora: Path) -> None:
         """Scores, pictures and adapters of every method; nothing if this was published before."""
         seal = self.places.output / "cache" / "published"
-        key = content_key(sha256_file(report.path), sha256_file(lora), self.recipe.tracking.uri)
+        output = self.places.output
+        files = [output / name for name in REPORT_FILES if (output / name).exists()]
+        hashes = [sha256_file(file) for file in (output / "report.json", lora)]
+        key = content_key(hashes, self.recipe.tracking.uri)
         if seal.exists() and seal.read_text() == key:
             return
         tracker = self._open()
-        for artifact in report.files:
-            tracker.log_artifact(self._parent, artifact, "report")
-        for method in report.content["methods"]:
+        for file in files:
+            tracker.log_artifact(self._parent, file, "report")
+        for method in report["methods"]:
             if method == "teacher":
                 for effect in tqdm(self.bank.effects, "publish teachers", unit="run"):
                     run = self._run(f"teacher-{effect.name}", "teacher", effect.name)
@@ -78,11 +88,13 @@ class Publisher:
         tracker.finish(self._parent)
         write_atomic(seal, key.encode())
 
-    def _score(self, run: str, report: EvaluationReport, method: str, effect: str | None) -> None:
+    def _score(self, run: str, report: Report, method: str, effect: str | None) -> None:
         tracker = self._open()
-        costs = {k: float(report.content["methods"][method][k]) for k in ("nfe", "ms_per_image")}
-        tracker.log_metrics(run, run_metrics(report.content, method, effect) | costs)
-        tracker.log_images(run, report.pictures(method, effect))
+        costs = {k: float(report["methods"][method][k]) for k in ("nfe", "ms_per_image")}
+        tracker.log_metrics(run, run_metrics(report, method, effect) | costs)
+        pictures = self.places.output / "methods" / method
+        names = [effect] if effect else [e.name for e in self.bank.effects]
+        tracker.log_images(run, [pictures / f"{name}.png" for name in names])
 
     def _run(self, name: str, role: str, effect: str | None) -> str:
         tracker = self._open()

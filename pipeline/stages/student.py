@@ -7,8 +7,9 @@ from torch import Tensor
 from pipeline.config import Recipe, recipe_hash
 from pipeline.distill.checkpoint import load_student
 from pipeline.models.fingerprint import fingerprint
-from pipeline.models.lora_formats import LoraModule, write_lora
+from pipeline.models.lora_formats import read_lora
 from pipeline.places import Places
+from pipeline.stages.export import write_student_lora
 from pipeline.storage import content_key
 from pipeline.types import Manifest
 
@@ -42,17 +43,14 @@ def finished_student(places: Places, run_key: str) -> Path | None:
 def save_student(checkpoint: Path, recipe: Recipe, places: Places, run_key: str) -> Path:
     """Write the checkpoint's student (its average, where there is one) as a LoRA file."""
     path = student_file(places, run_key)
-    modules = as_modules(load_student(checkpoint), recipe.student.lora.alpha)
-    write_lora(path, modules, {"recipe_hash": recipe_hash(recipe)})
+    write_student_lora(path, load_student(checkpoint), recipe.student.lora, recipe_hash(recipe))
     return path
 
 
-def as_modules(weights: dict[str, Tensor], alpha: float) -> dict[str, LoraModule]:
-    """``Adapters.state`` keys to the modules of a LoRA file."""
-    return {
-        key.removesuffix(".lora_A"): LoraModule(
-            down, weights[key.removesuffix(".lora_A") + ".lora_B"], alpha
-        )
-        for key, down in weights.items()
-        if key.endswith(".lora_A")
-    }
+def student_weights(lora: Path) -> dict[str, Tensor]:
+    """A LoRA file's weights under ``Adapters.state``'s names."""
+    weights: dict[str, Tensor] = {}
+    for module, matrices in read_lora(lora).modules.items():
+        weights[f"{module}.lora_A"] = matrices.down
+        weights[f"{module}.lora_B"] = matrices.up
+    return weights

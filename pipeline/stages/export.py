@@ -1,0 +1,155 @@
+"""Export: one folder that stock diffusers loads and runs, with no code of this project."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.config import LoraSettings, ModelSettings, StudentSettings
+from pipeline.models.lora_formats import LoraModule, write_lora
+from pipeline.prompting import EffectPrompts
+from pipeline.storage import atomic_folder
+
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
+EFFECTS_FILE = "effects.json"
+
+
+def export_student(
+    weights: Mapping[str, Tensor],
+    lora: LoraSettings,
+    student: StudentSettings,
+    prompts: Sequence[EffectPrompts],
+    model: ModelSettings,
+    recipe_hash: str,
+    folder: Path,
+    scores_markdown: str | None = None,
+) -> Path:
+    """Write the student's folder, whole or not at all; the same student gives the same bytes.
+
+    weights: ``<module>.lora_A`` ``[r, in]`` and ``<module>.lora_B`` ``[out, r]``, as
+    ``Adapters.state`` gives them; scores_markdown: a table for the model card.
+
+    Raises:
+        ValueError: there are no weights.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=student.shift, stochastic_sampling=True)
+    effects = {
+        "steps": student.steps,
+        "shift": student.shift,
+        "effects": [
+            {"effect": p.effect, "trigger": p.trigger, "prompt": p.student} for p in prompts
+        ],
+    }
+    with atomic_folder(folder) as new:
+        write_student_lora(new / WEIGHTS_FILE, weights, lora, recipe_hash)
+        scheduler.save_pretrained(new / "scheduler")
+        text = json.dumps(effects, indent=2, ensure_ascii=False)
+        (new / EFFECTS_FILE).write_text(text + "\n", encoding="utf-8")
+        card = model_card(lora, student, prompts, model, recipe_hash, scores_markdown)
+        (new / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def write_student_lora(
+    path: Path, weights: Mapping[str, Tensor], lora: LoraSettings, recipe_hash: str
+) -> None:
+    """The LoRA in diffusers keys, alpha in diffusers' own metadata.
+
+    Not in ``.alpha`` tensors: where a file has any, stock diffusers takes the keys for another
+    style, puts a second ``transformer.`` before them and loads nothing.
+    """
+    modules = {
+        key.removesuffix(".lora_A"): LoraModule(
+            down.detach(), weights[f"{key.removesuffix('.lora_A')}.lora_B"].detach()
+        )
+        for key, down in weights.items()
+        if key.endswith(".lora_A")
+    }
+    settings = {
+        "transformer.r": lora.rank,
+        "transformer.lora_alpha": lora.alpha,
+        "transformer.target_modules": sorted(modules),
+    }
+    metadata = {
+        "format": "pt",
+        "lora_adapter_metadata": json.dumps(settings, sort_keys=True),
+        "recipe_hash": recipe_hash,
+    }
+    write_lora(path, modules, metadata)
+
+
+def model_card(
+    lora: LoraSettings,
+    student: StudentSettings,
+    prompts: Sequence[EffectPrompts],
+    model: ModelSettings,
+    recipe_hash: str,
+    scores_markdown: str | None,
+) -> str:
+    """The README of the export: what it is, its effects, and code that runs it."""
+    rows = "\n".join(
+        f"| {_cell(p.effect)} | {_code(p.trigger)} | {_cell(p.student)} |" for p in prompts
+    )
+    example = repr(prompts[0].student if prompts else "an instruction")
+    scores = f"\n## Scores\n\n{scores_markdown.strip()}\n" if scores_markdown else ""
+    return f"""---
+base_model: {json.dumps(model.path)}
+library_name: diffusers
+pipeline_tag: image-to-image
+tags: [lora, distillation, image-editing]
+---
+# {len(prompts)} effects in one LoRA, {student.steps} steps
+
+A LoRA of rank {lora.rank} (alpha {lora.alpha:g}) for an image-editing model. It was distilled
+from one teacher LoRA an effect by CollectionLoRA (arXiv 2605.25378): name an effect in the
+prompt, sample {student.steps} steps, without classifier-free guidance.
+
+- Base model: `{model.path}`
+- Recipe: `{recipe_hash}`
+- Scheduler: `FlowMatchEulerDiscreteScheduler`, shift {student.shift:g}, stochastic sampling;
+  another scheduler gives other, worse pictures.
+
+## Use
+
+Run in this folder:
+
+```python
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, QwenImageEditPlusPipeline
+from PIL import Image
+
+pipeline = QwenImageEditPlusPipeline.from_pretrained(
+    {model.path!r}, torch_dtype=torch.{model.dtype}
+)
+pipeline.load_lora_weights(".", weight_name="{WEIGHTS_FILE}")
+pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained("scheduler")
+image = pipeline(
+    image=[Image.open("photograph.jpg").convert("RGB")],
+    prompt={example},
+    num_inference_steps={student.steps},
+    true_cfg_scale=1.0,
+).images[0]
+image.save("edited.png")
+```
+
+## Effects
+
+Also in `{EFFECTS_FILE}`. The prompt is the trigger, then a caption.
+
+| effect | trigger | prompt |
+|---|---|---|
+{rows}
+{scores}"""
+
+
+def _cell(text: str) -> str:
+    """Text within a Markdown table: no bars, no line ends, no tags."""
+    words = " ".join(text.split())
+    return words.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('|', chr(92) + '|')}`" if text else ""

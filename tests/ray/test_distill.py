@@ -1,0 +1,155 @@
+"""Ray adds nothing to the numbers: actors, restarts and resumes leave the student's bits alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from actors.session import ray_session
+from actors.student_worker import student_trainer
+from actors.teacher_pool import rollout_worker
+from pipeline.bank import load_bank
+from pipeline.config import Recipe, load_recipe
+from pipeline.controller import run
+from pipeline.distill.single_process import distill_in_one_process
+from pipeline.miniature.bank import write_bank
+from pipeline.places import Places
+from pipeline.prompting import make_prompts
+from pipeline.stages.distill import History, arguments_of
+from pipeline.stages.encode import collect
+from pipeline.stages.student import run_key_of, student_file, student_weights
+from pipeline.stages.targets import plan_targets
+from pipeline.storage import sha256_file
+from pipeline.types import Manifest
+from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-effect bank and a random model, with encodings and targets made once."""
+    folder = tmp_path_factory.mktemp("bank")
+    write_tiny_model(folder / "model")
+    write_bank(folder / "bank", ["sepia", "snow"], pairs=2, general=3, sources=1, test=1)
+    run(recipe_in(folder, "first"), load_bank(folder / "bank"), until="targets")
+    return folder
+
+
+def recipe_file(folder: Path, output: str, **distill: object) -> Path:
+    content = {
+        "name": "tiny",
+        "bank": str(folder / "bank"),
+        "output": str(folder / output),
+        "model": {"path": str(folder / "model")},
+        "teach": {"lora": {"rank": 2, "alpha": 4.0}, "steps": 2, "learning_rate": 1e-3},
+        "targets": {"sources": 2, "steps": 2, "guidance": 1.5, "batch": 4},
+        "student": {"steps": 4, "lora": {"rank": 2, "alpha": 2.0}},
+        "distill": {
+            "rounds": 6,
+            "batch": 2,
+            "fake_updates": 2,
+            "learning_rate": 1e-3,
+            "fake_learning_rate": 1e-3,
+            "ema": 0.5,
+            "guidance": 1.5,
+            "ta_fm_batch": 3,
+            "checkpoint_every": 2,
+        }
+        | distill,
+        "evaluate": {"truth": "miniature", "photographs": 1},
+    }
+    path = folder / f"{output}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def recipe_in(folder: Path, output: str, *overrides: str, **distill: object) -> Recipe:
+    return load_recipe(recipe_file(folder, output, **distill), overrides)
+
+
+def share_caches(folder: Path, output: str) -> None:
+    """Give a new output the first run's caches, so that only the distillation is left to do."""
+    (folder / output).mkdir()
+    (folder / output / "cache").symlink_to(folder / "first" / "cache")
+
+
+def manifest_of(recipe: Recipe) -> Manifest:
+    loaded = load_bank(recipe.bank)
+    prompts = make_prompts(loaded.effects, recipe.prompts, recipe.seed)
+    collection, _ = collect(recipe, loaded, prompts)
+    return plan_targets(recipe, collection, Places(Path(recipe.output)).teachers)[0]
+
+
+def distilled(recipe: Recipe) -> Path:
+    """Distil (in the test session's Ray) and return the student's file."""
+    run(recipe, load_bank(recipe.bank), until="distill")
+    return student_file(Places(Path(recipe.output)), run_key_of(recipe, manifest_of(recipe)))
+
+
+def test_three_teacher_actors_and_one_process_give_the_same_student(bank: Path) -> None:
+    shas = {}
+    for output, actors in (("one", 1), ("three", 3)):
+        share_caches(bank, output)
+        pool = f"cluster.teacher_pool={{min: {actors}, max: {actors}, num_cpus: 0.5}}"
+        recipe = recipe_in(bank, output, pool)
+        with ray_session(recipe.cluster):
+            shas[output] = sha256_file(distilled(recipe))
+    assert shas["one"] == shas["three"]
+
+    recipe = recipe_in(bank, "one")
+    student, teachers = arguments_of(recipe, manifest_of(recipe), [bank / "first/cache/encodings", bank / "first/cache/targets"], "x")
+    trainer, worker = student_trainer(student), rollout_worker(teachers)
+    distill_in_one_process(trainer, worker, range(recipe.distill.rounds))
+    assert trainer.average is not None
+    with_ray = student_weights(student_file(Places(bank / "one"), run_key_of(recipe, manifest_of(recipe))))
+    assert all((with_ray[key] == value).all() for key, value in trainer.average.items())
+
+
+def test_lag_is_exact_and_equals_the_reference(bank: Path) -> None:
+    share_caches(bank, "lagged")
+    recipe = recipe_in(bank, "lagged", lag=1)
+    file = distilled(recipe)
+    lags = [row["policy_lag"] for row in History(bank / "lagged" / "history.jsonl").load()]
+    assert lags == [0, 1, 1, 1, 1, 1]
+    student, teachers = arguments_of(recipe, manifest_of(recipe), [bank / "first/cache/encodings", bank / "first/cache/targets"], "x")
+    trainer, worker = student_trainer(student), rollout_worker(teachers)
+    distill_in_one_process(trainer, worker, range(recipe.distill.rounds), lag=1)
+    assert trainer.average is not None
+    with_ray = student_weights(file)
+    assert all((with_ray[key] == value).all() for key, value in trainer.average.items())
+
+
+def test_two_workers_see_their_own_slots_and_agree(bank: Path) -> None:
+    share_caches(bank, "pair")
+    recipe = recipe_in(bank, "pair", "cluster.student_group.workers=2")
+    file = distilled(recipe)
+    assert file.exists()
+    assert len(History(bank / "pair" / "history.jsonl").load()) == recipe.distill.rounds
+
+
+def test_terminated_half_way_and_run_again_gives_the_same_student(bank: Path) -> None:
+    """A real SIGTERM to a real driver process; the second run goes on from the checkpoint."""
+    for output in ("whole", "cut"):
+        share_caches(bank, output)
+    whole = distilled(recipe_in(bank, "whole", rounds=16))
+    recipe = recipe_in(bank, "cut", rounds=16)
+    history = History(bank / "cut" / "history.jsonl")
+    command = [sys.executable, "-m", "pipeline", "distill", str(bank / "cut.yaml")]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while len(history.load()) < 6 and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    _, errors = first.communicate(timeout=60)
+    done = len(history.load())
+    file = student_file(Places(bank / "cut"), run_key_of(recipe, manifest_of(recipe)))
+    assert first.returncode == 143, errors[-2000:]
+    assert 6 <= done < 16
+    assert not file.exists()
+    subprocess.run(command, env=environment, check=True, timeout=200)
+    assert sha256_file(file) == sha256_file(whole)
