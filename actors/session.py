@@ -1,11 +1,12 @@
 """Start Ray for a run, or join the cluster that is there."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 
 import ray
-import torch
+import ray.data
 
 from pipeline.config import ClusterSettings, ModelSettings
 
@@ -36,6 +37,9 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
         ray.init(
             num_cpus=max(os.cpu_count() or 1, _asked(cluster)), include_dashboard=False, **common
         )
+    # The stages draw their own progress bars.
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         yield
     finally:
@@ -54,8 +58,3 @@ def device_of(model: ModelSettings, num_gpus: float) -> str:
     if model.device != "auto":
         return model.device
     return "cuda" if num_gpus > 0 else "cpu"
-
-
-def gpus_here() -> int:
-    """GPUs that this process sees."""
-    return torch.cuda.device_count()

@@ -78,7 +78,12 @@ def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
             ray()
         scores = evaluate(recipe, plan, places.stores)
         report = write_evaluation(
-            places.output, recipe, bank, collection.test, scores, history.counters(),
+            places.output,
+            recipe,
+            bank,
+            collection.test,
+            scores,
+            history.counters(),
             history.series(),
         )
         if until == "evaluate":
@@ -94,6 +99,8 @@ def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
             places.student,
             markdown_table(report),
         )
-        paths = {e.effect.name: adapter_path(recipe, e, places.teachers) for e in collection.effects}
+        paths = {
+            e.effect.name: adapter_path(recipe, e, places.teachers) for e in collection.effects
+        }
         publisher.publish(report, paths, lora)
     return places

@@ -1,6 +1,5 @@
 """The losses, as pure functions of predictions (paper section 3.4; DMD: Yin et al. 2024)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,11 +37,3 @@ def guided_x0(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     The paper's ``cond + 4 (cond - uncond)`` is scale 5.
     """
     return uncond + scale * (cond - uncond)
-
-
-def weighted_mean(losses: Tensor, mask: Tensor) -> Tensor:
-    """The sum of masked losses over the batch size: absent slots count as zeros.
-
-    So a slot's pull on the weights does not depend on how many others were routed its way.
-    """
-    return torch.where(mask, losses, torch.zeros_like(losses)).sum() / losses.shape[0]

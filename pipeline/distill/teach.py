@@ -50,20 +50,20 @@ def teach(
     average = {k: v.detach().clone() for k, v in adapters.state(TEACHER).items()}
     for step in range(plan.steps):
         rng = generator(plan.seed, "teach", step)
-        rows = rng.integers(0, len(targets), plan.batch)
+        rows = rng.integers(0, len(targets), plan.batch).tolist()
         shifts = [3.0 if i % 2 == 0 else 1.0 for i in range(plan.batch)]
         t = as_sigma([shift_sigma(float(rng.random()), s) for s in shifts], editor.device)
         given = null_conditions if rng.random() < 0.1 else conditions
-        y = targets[rows.tolist()].to(editor.device)
+        y = targets[rows].to(editor.device)
         keys = [(plan.seed, "teach", step, i) for i in range(plan.batch)]
         noise = gaussian_batch(y.shape[1:], keys).to(editor.device)
         with adapters.use(TEACHER):
-            v = editor.velocity(add_noise(y, noise, t), t, given.rows(rows.tolist()).to(editor.device))
-        loss = flow_matching_loss(v, y, noise).mean()
+            v = editor.velocity(add_noise(y, noise, t), t, given.rows(rows).to(editor.device))
+            loss = flow_matching_loss(v, y, noise).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * _share(plan, step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         decay = min(plan.ema, (step + 1) / (step + 10))

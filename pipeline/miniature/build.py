@@ -15,6 +15,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers import QwenImageTransformer2DModel as Transformer
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -95,7 +96,7 @@ class Pool:
             prompt, target = instruction(rng, source)
             pair = torch.from_numpy(np.stack([source, target])).permute(0, 3, 1, 2) * 2 - 1
             latents = editor.vae.encode(pair.unsqueeze(2)).latent_dist.mode()
-            tokens = pack(editor._normalise(latents)[:, :, 0])
+            tokens = pack(editor.normalise(latents)[:, :, 0])
             self.sources[i], self.targets[i] = tokens[0], tokens[1]
             self.embeds.append(editor.encode_prompt(prompt, [to_image(source)]))
 
@@ -194,6 +195,24 @@ def save_base(editor: QwenImageEditor, folder: Path) -> None:
         "transformer": ["diffusers", "QwenImageTransformer2DModel"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    _shrink(folder)
+
+
+def _shrink(folder: Path) -> None:
+    """Store zeros in a byte each and JSON without spaces: the repository keeps this folder.
+
+    The solved encoder leaves whole kernels unused; zero is exact in any precision, and loading
+    casts every tensor to the precision asked for.
+    """
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = {
+        name: t if t.any() else t.to(torch.float8_e4m3fn) for name, t in load_file(path).items()
+    }
+    save_file(tensors, path, {"format": "pt"})
+    for vocabulary in folder.glob("*/tokenizer.json"):
+        content = json.loads(vocabulary.read_text(encoding="utf-8"))
+        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+        vocabulary.write_text(text, encoding="utf-8")
 
 
 def build(
@@ -213,10 +232,8 @@ def build(
     (folder / SIZES_FILE).write_text(json.dumps({"side": SIDE, "condition_side": CONDITION_SIDE}))
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
     losses_file = folder / "losses.json"
-    editor = QwenImageEditor(folder, torch.device("cpu"))
-    if losses_file.exists():
-        editor = QwenImageEditor.load(folder, ["transformer", "vae", "text"])
-    else:
+    if not losses_file.exists():
+        editor = QwenImageEditor(folder, torch.device("cpu"))
         editor.vae = solved_autoencoder(SIDE, seed).requires_grad_(False)
         tokenizer = train_tokenizer(_tokenizer_texts(), vocabulary=1200)
         editor.processor = new_processor(tokenizer)
@@ -228,6 +245,8 @@ def build(
         losses = train_transformer(editor, pool, base_steps, batch=32, seed=seed)
         save_base(editor, folder)
         losses_file.write_text(json.dumps(losses[:: max(1, base_steps // 200)]))
+    # In half precision as it will be used, then back to single.
+    editor = QwenImageEditor.load(folder, ["transformer", "vae", "text"])
     editor.vae.requires_grad_(True)
     psnr = train_decoder(editor.vae, decoder_steps, SIDE, seed=seed)
     save_base(editor, folder)

@@ -161,7 +161,7 @@ class QwenImageEditor:
             pixels = preprocess.preprocess(image, height, width).unsqueeze(2)
             pixels = pixels.to(self.device, self.vae.dtype)
             latents = self.vae.encode(pixels).latent_dist.mode()
-            encoded.append(pack(self._normalise(latents)[:, :, 0])[0].float().cpu())
+            encoded.append(pack(self.normalise(latents)[:, :, 0])[0].float().cpu())
         return encoded
 
     @torch.no_grad()
@@ -225,7 +225,8 @@ class QwenImageEditor:
         std = torch.tensor(config.latents_std, device=like.device, dtype=like.dtype)
         return mean.view(shape), std.view(shape)
 
-    def _normalise(self, latents: Tensor) -> Tensor:
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Autoencoder latents to zero mean and unit variance a channel."""
         mean, std = self._statistics(latents)
         return (latents - mean) / std
 

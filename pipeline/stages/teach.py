@@ -65,7 +65,8 @@ def teach_all(
                 recipe.model.path,
                 device_of(recipe.model, pool.num_gpus),
                 recipe.model.dtype,
-                pool.threads,
+                # Several run at once: more threads than CPUs asked for would fight each other.
+                max(1, int(pool.num_cpus)),
                 settings.lora,
                 plan,
                 tuple(str(s) for s in stores),

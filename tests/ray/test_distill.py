@@ -101,11 +101,18 @@ def test_three_teacher_actors_and_one_process_give_the_same_student(bank: Path) 
     assert shas["one"] == shas["three"]
 
     recipe = recipe_in(bank, "one")
-    student, teachers = arguments_of(recipe, manifest_of(recipe), [bank / "first/cache/encodings", bank / "first/cache/targets"], "x")
+    student, teachers = arguments_of(
+        recipe,
+        manifest_of(recipe),
+        [bank / "first/cache/encodings", bank / "first/cache/targets"],
+        "x",
+    )
     trainer, worker = student_trainer(student), rollout_worker(teachers)
     distill_in_one_process(trainer, worker, range(recipe.distill.rounds))
     assert trainer.average is not None
-    with_ray = student_weights(student_file(Places(bank / "one"), run_key_of(recipe, manifest_of(recipe))))
+    with_ray = student_weights(
+        student_file(Places(bank / "one"), run_key_of(recipe, manifest_of(recipe)))
+    )
     assert all((with_ray[key] == value).all() for key, value in trainer.average.items())
 
 
@@ -115,7 +122,12 @@ def test_lag_is_exact_and_equals_the_reference(bank: Path) -> None:
     file = distilled(recipe)
     lags = [row["policy_lag"] for row in History(bank / "lagged" / "history.jsonl").load()]
     assert lags == [0, 1, 1, 1, 1, 1]
-    student, teachers = arguments_of(recipe, manifest_of(recipe), [bank / "first/cache/encodings", bank / "first/cache/targets"], "x")
+    student, teachers = arguments_of(
+        recipe,
+        manifest_of(recipe),
+        [bank / "first/cache/encodings", bank / "first/cache/targets"],
+        "x",
+    )
     trainer, worker = student_trainer(student), rollout_worker(teachers)
     distill_in_one_process(trainer, worker, range(recipe.distill.rounds), lag=1)
     assert trainer.average is not None
