@@ -54,7 +54,8 @@ class RunPlace:
         latest = json.loads(snapshot.read_text()).get("latest_checkpoint_result")
         if not latest:
             return None
-        return self.storage / self.name / latest["checkpoint_dir_name"] / "student"
+        folder: str = latest["checkpoint_dir_name"]
+        return self.storage / self.name / folder / "student"
 
 
 def rollout_stream(

@@ -155,10 +155,9 @@ def _alone(gradients: Sequence[Tensor]) -> None:
 
 
 def _mean_over_group(gradients: Sequence[Tensor]) -> None:
-    flat = torch._utils._flatten_dense_tensors(list(gradients))
+    flat = torch._utils._flatten_dense_tensors(list(gradients))  # type: ignore[no-untyped-call]
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()
-    for gradient, mean in zip(
-        gradients, torch._utils._unflatten_dense_tensors(flat, list(gradients)), strict=True
-    ):
+    means = torch._utils._unflatten_dense_tensors(flat, list(gradients))  # type: ignore[no-untyped-call]
+    for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean)

@@ -25,7 +25,7 @@ class TeachJob:
     out: str
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def teach_effect(
     job: TeachJob,
     model: str,

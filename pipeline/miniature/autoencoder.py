@@ -35,7 +35,8 @@ def single_frame_convolutions() -> Iterator[None]:
 
     def forward(self: QwenImageCausalConv3d, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
         if x.shape[2] != 1 or cache_x is not None:
-            return stock(self, x, cache_x)
+            y: Tensor = stock(self, x, cache_x)
+            return y
         left, _, top, *_ = self._padding
         frame = F.conv2d(x[:, :, 0], self.weight[:, :, -1], self.bias, self.stride[1:], (top, left))
         return frame.unsqueeze(2)
@@ -119,8 +120,9 @@ def solve_encoder(vae: AutoencoderKLQwenImage, size: int, pictures: int, seed: i
         encoder.conv_out.bias[CHANNELS:] = -20.0
 
 
-def _embed(module: torch.nn.Module) -> None:
+def _embed(module: torch.nn.Conv3d) -> None:
     """Make a convolution copy its input channels to its first output channels."""
+    assert module.bias is not None
     with torch.no_grad():
         module.weight.zero_()
         module.bias.zero_()
@@ -166,7 +168,7 @@ class _Optimizer:
         for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
             matrix.grad = None if kernel.grad is None else self._used(kernel.grad).flatten(1)
             kernel.grad = None
-        self.muon.step()
+        self.muon.step()  # type: ignore[no-untyped-call]
         self.adam.step()
         self.adam.zero_grad()
         with torch.no_grad():
@@ -198,7 +200,8 @@ def train_decoder(
             # The decoder must bear the small errors that a denoiser leaves in the latents.
             jitter = torch.randn(z.shape, generator=noise) * LATENT_NOISE
             error = vae.decode(z + jitter).sample - x
-            torch.sqrt(error**2 + 1e-4).mean().backward()
+            loss = torch.sqrt(error**2 + 1e-4).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step(min(1.0, (step + 1) / 20, 1.4 * (1 - step / steps)))
             if step % 50 == 49:
                 psnr = -10 * torch.log10((error.detach() ** 2).mean() / 4).item()

@@ -49,7 +49,7 @@ def write_bank(
     with atomic_folder(folder) as new:
         entries: list[dict[str, object]] = []
         rows: list[dict[str, str]] = []
-        for index, name in enumerate(effects):
+        for name in effects:
             spec = EFFECTS[name]
             entry: dict[str, object] = {
                 "name": name,

@@ -8,6 +8,7 @@ downstream treats it as it would the 20 B model.
 import json
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,7 @@ def train_transformer(
         v = editor.velocity((1 - tt) * y + tt * noise, t, conditions)
         loss = ((v - (noise - y)) ** 2).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -169,7 +170,7 @@ def score_base(editor: QwenImageEditor, crops: int, steps: int, seed: int) -> di
         embeds = [editor.encode_prompt(edit.wordings[0], [to_image(p)]) for p in sources]
         conditions = batch_conditions(embeds, tokens, list(SHAPES))
         x = torch.randn(torch.stack(tokens).shape, generator=torch.Generator().manual_seed(seed))
-        for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for now, after in pairwise(sigmas):
             x = x + (after - now) * editor.velocity(x, now.expand(len(x)), conditions)
         out = editor.decode(x, grid).permute(0, 2, 3, 1).numpy()
         scores[name] = float(-10 * np.log10(((out - truth) ** 2).mean((1, 2, 3))).mean())

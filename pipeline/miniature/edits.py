@@ -9,11 +9,13 @@ LoRA of 20 pairs.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.float32]
+# float32 in practice; numpy's types call a float32 array over a Python number float64.
+Image = NDArray[np.floating[Any]]
 Edit = Callable[[Image, np.random.Generator], Image]
 
 
@@ -62,7 +64,8 @@ def _zoom_in(x: Image, rng: np.random.Generator) -> Image:
 
 def _shrink(x: Image) -> Image:
     h, w = x.shape[:2]
-    return x.reshape(h // 2, 2, w // 2, 2, 3).mean((1, 3))
+    small: Image = x.reshape(h // 2, 2, w // 2, 2, 3).mean((1, 3))
+    return small
 
 
 def _zoom_out(x: Image, rng: np.random.Generator) -> Image:
@@ -129,8 +132,16 @@ _EDITS: list[tuple[str, tuple[str, ...], Edit]] = [
     ("flat", ("less contrast please", "make it flat and soft"), lambda x, r: (x - 0.5) * 0.5 + 0.5),
     ("vivid", ("more vivid colours", "saturate the colours"), lambda x, r: _saturate(x, 1.9)),
     ("pale", ("pale colours", "make the colours weaker"), lambda x, r: _saturate(x, 0.4)),
-    ("warm", ("make it warmer", "a warm light"), lambda x, r: x * np.float32([1.2, 1.0, 0.7])),
-    ("cool", ("make it cooler", "a cold light"), lambda x, r: x * np.float32([0.7, 0.95, 1.25])),
+    (
+        "warm",
+        ("make it warmer", "a warm light"),
+        lambda x, r: x * np.array([1.2, 1.0, 0.7], np.float32),
+    ),
+    (
+        "cool",
+        ("make it cooler", "a cold light"),
+        lambda x, r: x * np.array([0.7, 0.95, 1.25], np.float32),
+    ),
     ("hue", ("turn all the hues", "change every colour to the next"), _turn_hue),
     ("swap_rb", ("swap red and blue", "blue for red and red for blue"), lambda x, r: x[..., ::-1]),
     ("swap_gb", ("swap green and blue", "blue for green"), lambda x, r: x[..., [0, 2, 1]]),
@@ -171,6 +182,6 @@ GENERAL_EDITS: dict[str, GeneralEdit] = {
 }
 
 
-def apply_edit(name: str, image: Image, rng: np.random.Generator) -> Image:
+def apply_edit(name: str, image: Image, rng: np.random.Generator) -> NDArray[np.float32]:
     """One true sample of a general edit, ``[H, W, 3]`` clipped to [0, 1]."""
     return np.clip(GENERAL_EDITS[name].apply(image, rng), 0, 1).astype(np.float32)

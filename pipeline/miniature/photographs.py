@@ -6,7 +6,7 @@ on or is scored on is a square crop of one of these, drawn by a seeded generator
 
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,13 +73,14 @@ def varied(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
             mask = _dead_leaves(size, rng)[..., :1] > rng.uniform(0.4, 0.8)
             picture = np.where(mask, picture, base).astype(np.float32)
         return picture
-    picture = crop("train", rng.choice(names("train")), size, rng, smallest=0.3)
+    cut: NDArray[np.floating[Any]]
+    cut = crop("train", rng.choice(names("train")), size, rng, smallest=0.3)
     if rng.random() < 0.6:
         gain, bias = rng.uniform(0.6, 1.4, 3), rng.uniform(-0.15, 0.15, 3)
-        picture = picture * gain + bias
+        cut = cut * gain + bias
     if rng.random() < 0.3:
-        picture = picture @ (np.eye(3) + rng.normal(0, 0.35, (3, 3)))
-    return np.clip(picture, 0, 1).astype(np.float32)
+        cut = cut @ (np.eye(3) + rng.normal(0, 0.35, (3, 3)))
+    return np.clip(cut, 0, 1).astype(np.float32)
 
 
 def _dead_leaves(size: int, rng: np.random.Generator) -> NDArray[np.float32]:

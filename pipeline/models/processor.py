@@ -11,7 +11,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import is_torchvision_available
 
 
-class ImageTextProcessor(Qwen2VLProcessor):
+class ImageTextProcessor(Qwen2VLProcessor):  # type: ignore[misc]
     """``Qwen2VLProcessor`` for images and text only; the same tokens and patches."""
 
     @classmethod

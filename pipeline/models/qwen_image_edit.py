@@ -169,7 +169,7 @@ class QwenImageEditor:
         """Latent tokens ``[B, N, C]`` to pictures ``[B, 3, H, W]`` in [0, 1], fp32."""
         latents = unpack(tokens.to(self.device, self.vae.dtype), grid).unsqueeze(2)
         mean, std = self._statistics(latents)
-        pictures = self.vae.decode(latents * std + mean).sample[:, :, 0]
+        pictures: Tensor = self.vae.decode(latents * std + mean).sample[:, :, 0]
         return (pictures.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
@@ -186,7 +186,7 @@ class QwenImageEditor:
             padding=True,
             return_tensors="pt",
         ).to(self.device)
-        states = self.text_encoder(
+        states: Tensor = self.text_encoder(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             pixel_values=inputs["pixel_values"],
@@ -208,7 +208,7 @@ class QwenImageEditor:
         """
         dtype = self.transformer.dtype
         tokens = torch.cat([x_t, conditions.sources], dim=1).to(dtype)
-        output = self.transformer(
+        output: Tensor = self.transformer(
             hidden_states=tokens,
             timestep=t.to(dtype),
             encoder_hidden_states=conditions.embeds.to(dtype),

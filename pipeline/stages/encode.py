@@ -148,7 +148,7 @@ def _effect(
     samples = tuple(
         _sample(encodings, path, prompts.student, prompts.teacher) for path in paths[:sources]
     )
-    taught = ()
+    taught: tuple[tuple[Sample, str], ...] = ()
     if effect.adapter is None:
         taught = tuple(
             (

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Never
 
 from tqdm import tqdm
 
@@ -38,7 +39,7 @@ class Publisher:
         """A callback for finished rounds: progress bar with ETA, history file, tracker."""
         rounds = self.recipe.distill.rounds
         student = self._run("student", "student", None)
-        bar: tqdm[None] | None = None
+        bar: tqdm[Never] | None = None
         last = time.monotonic()
 
         def on_metrics(metrics: dict[str, float]) -> None:
