@@ -57,7 +57,7 @@ def recipe_file(folder: Path, output: str, **distill: object) -> Path:
             "ema": 0.5,
             "guidance": 1.5,
             "ta_fm_batch": 3,
-            "checkpoint_every": 2,
+            "checkpoint_every": 3,
         }
         | distill,
         "evaluate": {"truth": "miniature", "photographs": 1},
@@ -147,8 +147,8 @@ def test_terminated_half_way_and_run_again_gives_the_same_student(bank: Path) ->
     """A real SIGTERM to a real driver process; the second run goes on from the checkpoint."""
     for output in ("whole", "cut"):
         share_caches(bank, output)
-    whole = distilled(recipe_in(bank, "whole", rounds=16))
-    recipe = recipe_in(bank, "cut", rounds=16)
+    whole = distilled(recipe_in(bank, "whole", rounds=60))
+    recipe = recipe_in(bank, "cut", rounds=60)
     history = History(bank / "cut" / "history.jsonl")
     command = [sys.executable, "-m", "pipeline", "distill", str(bank / "cut.yaml")]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
@@ -161,7 +161,7 @@ def test_terminated_half_way_and_run_again_gives_the_same_student(bank: Path) ->
     done = len(history.load())
     file = student_file(Places(bank / "cut"), run_key_of(recipe, manifest_of(recipe)))
     assert first.returncode == 143, errors[-2000:]
-    assert 6 <= done < 16
+    assert 6 <= done < 60
     assert not file.exists()
     subprocess.run(command, env=environment, check=True, timeout=200)
     assert sha256_file(file) == sha256_file(whole)
