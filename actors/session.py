@@ -3,6 +3,9 @@
 import contextlib
 import logging
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 
 import ray
@@ -37,6 +40,10 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
         ray.init(
             num_cpus=max(os.cpu_count() or 1, _asked(cluster)), include_dashboard=False, **common
         )
+    # ray.init sets a handler of its own, under which a driver that waits for Ray Train never
+    # ends. All there is to lose is in the last checkpoint, so leave at once: Ray ends the actors.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _leave)
     # The stages draw their own progress bars.
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -44,6 +51,12 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _leave(number: int, frame: object) -> None:
+    print("terminated; the same command goes on from the last checkpoint", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(128 + number)
 
 
 def _asked(cluster: ClusterSettings) -> int:

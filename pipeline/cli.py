@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,14 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """The console script."""
-    signal.signal(signal.SIGTERM, _on_term)
     sys.exit(main())
-
-
-def _on_term(number: int, frame: object) -> NoReturn:
-    # Without this Ray's processes would outlive the driver for a while.
-    print("terminated; the same command goes on from the last checkpoint", file=sys.stderr)
-    sys.exit(143)
 
 
 def _parser() -> argparse.ArgumentParser:
