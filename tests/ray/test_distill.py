@@ -143,6 +143,7 @@ def test_two_workers_see_their_own_slots_and_agree(bank: Path) -> None:
     assert len(History(bank / "pair" / "history.jsonl").load()) == recipe.distill.rounds
 
 
+@pytest.mark.slow
 def test_terminated_half_way_and_run_again_gives_the_same_student(bank: Path) -> None:
     """A real SIGTERM to a real driver process; the second run goes on from the checkpoint."""
     for output in ("whole", "cut"):
