@@ -1,6 +1,7 @@
 """The command line: one thin function a command. Exit codes: 0, 1 (ours), 2 (the input's)."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import NoReturn
 
 from pipeline.problems import InputError
 
+REPORTS = ("main", "ablation", "scale")
 STAGE_HELP = {
     "run": "bring the whole run up to date: every stage, in order",
     "prompts": "write triggers and captions (AOP) to prompts.json",
@@ -74,6 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--experiment", help="one experiment; all of them if left out")
     compare.add_argument("--out", type=Path, help="folder for compare.md and compare.png")
     compare.set_defaults(command=_compare)
+    bench = _command(
+        commands,
+        "bench",
+        "the evidence: the student against everything one would do instead",
+        "bench pipeline/recipes/bench.yaml --report main",
+    )
+    _add_recipe(bench)
+    bench.add_argument("--report", action="append", choices=REPORTS, help="one of them; else all")
+    bench.add_argument("--quick", action="store_true", help="minutes, to try it; means nothing")
+    bench.add_argument("--redraw", action="store_true", help="tables and figures from their JSON")
+    bench.set_defaults(command=_bench)
     _add_miniature(commands)
     return parser
 
@@ -123,6 +136,11 @@ def _add_miniature(
     bank.add_argument("folder", type=Path)
     bank.add_argument("--effects", help="names, comma separated; all 50 if left out")
     bank.add_argument("--teach", action="store_true", help="leave the kept teachers out")
+    bank.add_argument(
+        "--validation",
+        action="store_true",
+        help="hold out training photographs in place of the test ones, to choose a recipe on",
+    )
     bank.set_defaults(command=_bank)
     effects = _command(actions, "effects", "list the effects", "miniature effects")
     effects.set_defaults(command=_effects)
@@ -161,6 +179,29 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(compare(arguments.uri, arguments.experiment, arguments.out))
 
 
+def _bench(arguments: argparse.Namespace) -> None:
+    from pipeline.stages.evidence_report import write_evidence
+    from pipeline.validation import validate
+
+    reports = arguments.report or REPORTS
+    if arguments.redraw:
+        from pipeline.config import load_recipe
+
+        recipe = load_recipe(arguments.recipe, arguments.set)
+        folder = Path(recipe.output) / "bench"
+        for name in reports:
+            write_evidence(folder, name)
+            print(folder / f"{name}.md")
+        return
+    from pipeline.stages.bench import QUICK, bench
+
+    quick = [f"{key}={json.dumps(value)}" for key, value in QUICK.items()]
+    recipe, bank = validate(arguments.recipe, [*arguments.set, *(quick if arguments.quick else [])])
+    folder = bench(recipe, bank, reports)
+    for name in reports:
+        print(folder / f"{name}.md")
+
+
 def _build(arguments: argparse.Namespace) -> None:
     from pipeline.miniature.build import build
 
@@ -172,7 +213,8 @@ def _bank(arguments: argparse.Namespace) -> None:
     from pipeline.miniature.effects import EFFECTS
 
     names = arguments.effects.split(",") if arguments.effects else list(EFFECTS)
-    write_bank(arguments.folder, names, kept_teachers=not arguments.teach)
+    kept = not arguments.teach
+    write_bank(arguments.folder, names, kept_teachers=kept, validation=arguments.validation)
     print(arguments.folder / "bank.yaml")
 
 

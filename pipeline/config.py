@@ -9,7 +9,7 @@ Paths are relative to the working directory.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -115,8 +115,13 @@ class LossSettings(Section):
 
 
 class DistillSettings(Section):
-    """The distillation: routing, rounds, rates and bounds."""
+    """The distillation: routing, rounds, rates and bounds.
 
+    ``seed`` null takes the recipe's; another one repeats the training on the same teachers and
+    targets.
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     rounds: Positive = 5000
     batch: Positive = 1
     p_switch: Share = 0.5
@@ -193,6 +198,27 @@ class EvaluateSettings(Section):
     sheet_rows: Positive = 12
 
 
+class BenchSettings(Section):
+    """The evidence (``collectionlora bench``): who is compared, on what budget.
+
+    seeds: of the trained contenders; joint: how the one LoRA of all pairs is trained; density: the
+    share of entries that TIES and DARE keep. ``*_set`` are overrides of
+    the recipe (``{"distill.rounds": 200}``) for the acceleration LoRA, the ablation's runs and
+    the scale's; ablation_effects: how many effects the ablation takes; scale: collections' sizes;
+    general_edits: instructions a photograph on which generality is measured.
+    """
+
+    seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1, strict=False)
+    joint: TeachSettings = TeachSettings()
+    density: Annotated[float, Field(gt=0, le=1)] = 0.5
+    acceleration_set: dict[str, Any] = {}
+    ablation_set: dict[str, Any] = {}
+    ablation_effects: Positive = 16
+    scale_set: dict[str, Any] = {}
+    scale: tuple[Positive, ...] = Field(default=(5, 10, 20, 50), min_length=1, strict=False)
+    general_edits: Positive = 8
+
+
 class TrackingSettings(Section):
     """MLflow: where runs are recorded; null is ``sqlite:///<output>/mlflow.db``."""
 
@@ -216,6 +242,7 @@ class Recipe(Section):
     distill: DistillSettings = DistillSettings()
     cluster: ClusterSettings = ClusterSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    bench: BenchSettings = BenchSettings()
     tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="after")
@@ -264,9 +291,28 @@ def inspect_recipe(
     return recipe, problems + found
 
 
+def vary(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with other values, ``{"distill.losses.dmd_ts": 0.0}``, checked as a file would be.
+
+    Raises:
+        InputError: a key that no recipe has, or a value that it cannot have.
+    """
+    data = recipe.model_dump(mode="json")
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place = data
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError([from_pydantic(recipe.name, e) for e in error.errors()]) from None
+
+
 def recipe_hash(recipe: Recipe) -> str:
     """Twelve hex digits over what decides the weights (not over who computes them, or where)."""
-    places = {"output", "cluster", "tracking", "evaluate", "name"}
+    places = {"output", "cluster", "tracking", "evaluate", "bench", "name"}
     content = recipe.model_dump(mode="json", exclude=places)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -6,16 +6,20 @@ missing anywhere Ray is not even started. So resuming is running again.
     bank -> prompts -> encode -> teach -> targets -> distill -> evaluate -> export
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from actors.session import ray_session
 from pipeline.bank import Bank
 from pipeline.config import Recipe, recipe_hash
+from pipeline.evaluation.effectbench import adapter_file, standard_methods
 from pipeline.evaluation.report import markdown_table
 from pipeline.places import Places
-from pipeline.stages.distill import History, distill
-from pipeline.stages.encode import collect, encode, missing
+from pipeline.prompting import EffectPrompts
+from pipeline.stages.distill import History, OnMetrics, distill
+from pipeline.stages.encode import Collection, collect, encode, missing
 from pipeline.stages.evaluate import evaluate, plan_evaluation, write_evaluation
 from pipeline.stages.export import export_student
 from pipeline.stages.prompts import write_prompts
@@ -24,8 +28,19 @@ from pipeline.stages.student import finished_student, run_key_of, save_student, 
 from pipeline.stages.targets import make_targets, plan_targets
 from pipeline.stages.teach import adapter_path, teach_all, untaught
 from pipeline.tensor_store import stored_keys
+from pipeline.types import Manifest
 
 STAGES = ("prompts", "encode", "teach", "targets", "distill", "evaluate", "export")
+StartRay = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a student learns from: prompts, encodings, teachers and targets, by keys."""
+
+    prompts: list[EffectPrompts]
+    collection: Collection
+    manifest: Manifest
 
 
 def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
@@ -37,54 +52,23 @@ def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
         def ray() -> None:
             stack.enter_context(ray_session(recipe.cluster))
 
-        prompts = write_prompts(recipe, bank, places.prompts)
-        if until == "prompts":
-            return places
-
-        collection, jobs = collect(recipe, bank, prompts)
-        if todo := missing(jobs.values(), stored_keys(places.encodings)):
-            ray()
-            encode(recipe, todo, places.encodings)
-        if until == "encode":
-            return places
-
-        if taught := untaught(recipe, collection.effects, places.teachers):
-            ray()
-            teach_all(recipe, taught, [places.encodings])
-        if until == "teach":
-            return places
-
-        manifest, targets = plan_targets(recipe, collection, places.teachers)
-        made = stored_keys(places.targets)
-        if wanted := [job for job in targets if job.key not in made]:
-            ray()
-            make_targets(recipe, wanted, [places.encodings], places.targets)
-        if until == "targets":
+        prepared = prepare(recipe, bank, places, ray, until)
+        if prepared is None or until == "targets":
             return places
 
         publisher, history = Publisher(recipe, bank, places), History(places.history)
-        key = run_key_of(recipe, manifest)
-        lora = finished_student(places, key)
-        if lora is None:
-            ray()
-            progress = publisher.progress(history)
-            final = distill(recipe, manifest, places.stores, places.training, key, progress)
-            lora = save_student(final, recipe, places, key)
+        lora = distilled(recipe, prepared.manifest, places, ray, publisher.progress(history))
         if until == "distill":
             return places
 
-        plan = plan_evaluation(recipe, bank, manifest, collection.test, lora, places.evaluation)
+        test = prepared.collection.test
+        methods = standard_methods(recipe, prepared.manifest, adapter_file(lora))
+        plan = plan_evaluation(recipe, bank, test, methods, places.evaluation)
         if plan.unsampled or plan.unjudged:
             ray()
         scores = evaluate(recipe, plan, places.stores)
         report = write_evaluation(
-            places.output,
-            recipe,
-            bank,
-            collection.test,
-            scores,
-            history.counters(),
-            history.series(),
+            places.output, recipe, bank, test, scores, history.counters(), history.series()
         )
         if until == "evaluate":
             return places
@@ -93,14 +77,64 @@ def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
             student_weights(lora),
             recipe.student.lora,
             recipe.student,
-            prompts,
+            prepared.prompts,
             recipe.model,
             recipe_hash(recipe),
             places.student,
             markdown_table(report),
         )
         paths = {
-            e.effect.name: adapter_path(recipe, e, places.teachers) for e in collection.effects
+            e.effect.name: adapter_path(recipe, e, places.teachers)
+            for e in prepared.collection.effects
         }
         publisher.publish(report, paths, lora)
     return places
+
+
+def prepare(
+    recipe: Recipe,
+    bank: Bank,
+    places: Places,
+    ray: StartRay,
+    until: str = "targets",
+    pairs: bool = False,
+) -> Prepared | None:
+    """Everything before the student, as far as ``until``; None if that is before the targets.
+
+    ``pairs`` encodes the pairs also of effects that bring their adapter.
+    """
+    prompts = write_prompts(recipe, bank, places.prompts)
+    if until == "prompts":
+        return None
+
+    collection, jobs = collect(recipe, bank, prompts, pairs)
+    if todo := missing(jobs.values(), stored_keys(places.encodings)):
+        ray()
+        encode(recipe, todo, places.encodings)
+    if until == "encode":
+        return None
+
+    if taught := untaught(recipe, collection.effects, places.teachers):
+        ray()
+        teach_all(recipe, taught, [places.encodings])
+    if until == "teach":
+        return None
+
+    manifest, targets = plan_targets(recipe, collection, places.teachers)
+    made = stored_keys(places.targets)
+    if wanted := [job for job in targets if job.key not in made]:
+        ray()
+        make_targets(recipe, wanted, [places.encodings], places.targets)
+    return Prepared(prompts, collection, manifest)
+
+
+def distilled(
+    recipe: Recipe, manifest: Manifest, places: Places, ray: StartRay, progress: OnMetrics
+) -> Path:
+    """The student's LoRA file: a finished one if there is one, else distilled now."""
+    key = run_key_of(recipe, manifest)
+    if (done := finished_student(places, key)) is not None:
+        return done
+    ray()
+    final = distill(recipe, manifest, places.stores, places.training, key, progress)
+    return save_student(final, recipe, places, key)

@@ -6,25 +6,33 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Places:
-    """The folders of one output; everything under ``cache`` is keyed by content."""
+    """The folders of one output; everything under ``cache`` is keyed by content.
+
+    ``shared``: another output whose cache this one uses too, as the runs of a bench do.
+    """
 
     output: Path
+    shared: Path | None = None
+
+    @property
+    def cache(self) -> Path:
+        return (self.shared or self.output) / "cache"
 
     @property
     def encodings(self) -> Path:
-        return self.output / "cache" / "encodings"
+        return self.cache / "encodings"
 
     @property
     def targets(self) -> Path:
-        return self.output / "cache" / "targets"
+        return self.cache / "targets"
 
     @property
     def teachers(self) -> Path:
-        return self.output / "cache" / "teachers"
+        return self.cache / "teachers"
 
     @property
     def evaluation(self) -> Path:
-        return self.output / "cache" / "evaluation"
+        return self.cache / "evaluation"
 
     @property
     def training(self) -> Path:

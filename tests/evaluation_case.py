@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.bank import Bank, Effect
 from pipeline.config import Recipe
-from pipeline.evaluation.effectbench import TestSource
+from pipeline.evaluation.effectbench import Method, TestSource, adapter_file, standard_methods
 from pipeline.models.lora_formats import content_hash
 from pipeline.stages.evaluate import EvaluationPlan, plan_evaluation
 from pipeline.types import EffectEntry, Manifest
@@ -26,9 +26,10 @@ class Case:
     cache: Path
 
     def plan(self) -> EvaluationPlan:
-        return plan_evaluation(
-            self.recipe, self.bank, self.manifest, self.test, self.student, self.cache
-        )
+        return plan_evaluation(self.recipe, self.bank, self.test, self.methods(), self.cache)
+
+    def methods(self) -> list[Method]:
+        return standard_methods(self.recipe, self.manifest, adapter_file(self.student))
 
 
 def make_case(folder: Path, photographs: int = 2, **evaluate: Any) -> Case:

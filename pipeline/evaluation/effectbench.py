@@ -19,6 +19,7 @@ from pipeline.config import Recipe
 from pipeline.evaluation.report import ImageScore
 from pipeline.images import open_image
 from pipeline.miniature.pictures import to_array
+from pipeline.models.lora_formats import content_hash
 from pipeline.storage import content_key
 from pipeline.types import Manifest
 
@@ -124,6 +125,11 @@ class JudgeJob:
     def from_row(cls, row: Mapping[str, Any]) -> "JudgeJob":
         items = tuple(Item(**item) for item in json.loads(row["items"]))
         return cls(str(row["key"]), str(row["photograph"]), str(row["path"]), items)
+
+
+def adapter_file(path: Path) -> tuple[str, str]:
+    """A LoRA as methods name it: (file, content hash)."""
+    return str(path.resolve()), content_hash(path)
 
 
 def standard_methods(recipe: Recipe, manifest: Manifest, student: tuple[str, str]) -> list[Method]:

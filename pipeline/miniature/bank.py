@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.miniature import photographs
 from pipeline.miniature.edits import GENERAL_EDITS
 from pipeline.miniature.effects import EFFECTS, true_samples
+from pipeline.miniature.photographs import Split
 from pipeline.miniature.pictures import to_image
 from pipeline.problems import InputError, Problem
 from pipeline.storage import atomic_folder
@@ -33,11 +34,14 @@ def write_bank(
     test: int = 15,
     seed: int = 0,
     kept_teachers: bool = True,
+    validation: bool = False,
 ) -> None:
     """Draw pairs, general rows, source photographs and held-out ones; write bank.yaml.
 
     ``kept_teachers`` brings the adapters that are kept in the repository, where there are any;
-    without, the ``teach`` stage trains them.
+    without, the ``teach`` stage trains them. ``validation`` holds out photographs of the training
+    split instead of the test ones, to choose a recipe on; kept teachers, which have seen them,
+    stay out.
 
     Raises:
         InputError: an effect that the miniature does not have.
@@ -46,6 +50,8 @@ def write_bank(
     if unknown:
         remedy = "take names from `collectionlora miniature effects`"
         raise InputError([Problem("--effects", n, n, "no such effect", remedy) for n in unknown])
+    seen: Split = "fit" if validation else "train"
+    held_out: Split = "validation" if validation else "test"
     with atomic_folder(folder) as new:
         entries: list[dict[str, object]] = []
         rows: list[dict[str, str]] = []
@@ -58,12 +64,12 @@ def write_bank(
                 "description": spec.description,
             }
             kept = KEPT_TEACHERS / f"{name}.safetensors"
-            if kept_teachers and kept.exists():
+            if kept_teachers and not validation and kept.exists():
                 (new / "adapters").mkdir(exist_ok=True)
                 shutil.copy(kept, new / "adapters" / kept.name)
                 entry["adapter"] = f"adapters/{kept.name}"
             entries.append(entry)
-            for i, (_, source) in enumerate(photographs.crops("train", pairs, SIDE, seed)):
+            for i, (_, source) in enumerate(photographs.crops(seen, pairs, SIDE, seed)):
                 target = true_samples(name, source, 1, seed * 1000 + i)[0]
                 row = {"effect": name}
                 for part, picture in (("source", source), ("target", target)):
@@ -71,10 +77,10 @@ def write_bank(
                     _save(new / row[part], picture)
                 rows.append(row)
         _write_rows(new / "pairs.jsonl", rows)
-        _write_rows(new / "general.jsonl", _general(new, general, seed + 1))
-        for i, (name, picture) in enumerate(photographs.crops("train", sources, SIDE, seed + 2)):
+        _write_rows(new / "general.jsonl", _general(new, seen, general, seed + 1))
+        for i, (name, picture) in enumerate(photographs.crops(seen, sources, SIDE, seed + 2)):
             _save(new / "photographs" / f"{name}_{i:03d}.png", picture)
-        for i, (name, picture) in enumerate(photographs.crops("test", test, SIDE, seed + 3)):
+        for i, (name, picture) in enumerate(photographs.crops(held_out, test, SIDE, seed + 3)):
             _save(new / "test" / f"{name}_{i:03d}.png", picture)
         content = {
             "effects": entries,
@@ -86,9 +92,9 @@ def write_bank(
         (new / "bank.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def _general(folder: Path, count: int, seed: int) -> list[dict[str, str]]:
+def _general(folder: Path, split: Split, count: int, seed: int) -> list[dict[str, str]]:
     rows = []
-    for i, (_, picture) in enumerate(photographs.crops("train", count, SIDE, seed)):
+    for i, (_, picture) in enumerate(photographs.crops(split, count, SIDE, seed)):
         rng = np.random.default_rng([seed, i])
         edit = GENERAL_EDITS[str(rng.choice(list(GENERAL_EDITS)))]
         path = f"general/{i:04d}.png"

@@ -12,19 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "fit", "validation"]
 FOLDER = Path(__file__).parent / "photographs"
+# Recipes are chosen on these, never on the test photographs: "fit" is "train" without them. The
+# base has seen them; no effect's pairs and no student's sources have.
+VALIDATION = ("astronaut", "china")
 
 
 @cache
 def names(split: Split) -> tuple[str, ...]:
     """Names of the photographs of a split, in a fixed order."""
+    if split == "validation":
+        return VALIDATION
+    if split == "fit":
+        return tuple(name for name in names("train") if name not in VALIDATION)
     return tuple(sorted(path.stem for path in (FOLDER / split).glob("*.jpg")))
 
 
 @cache
 def _open(split: Split, name: str) -> Image.Image:
-    with Image.open(FOLDER / split / f"{name}.jpg") as image:
+    folder = "test" if split == "test" else "train"
+    with Image.open(FOLDER / folder / f"{name}.jpg") as image:
         return image.convert("RGB")
 
 

@@ -22,7 +22,7 @@ def plan_settings(recipe: Recipe, manifest: Manifest) -> PlanSettings:
     """What the routed plan depends on."""
     distill, student = recipe.distill, recipe.student
     return PlanSettings(
-        seed=recipe.seed,
+        seed=recipe.seed if distill.seed is None else distill.seed,
         batch=distill.batch,
         p_switch=distill.p_switch,
         fake_updates=distill.fake_updates,
@@ -103,6 +103,9 @@ def arguments_of(
     return student, teachers
 
 
+OnMetrics = Callable[[dict[str, float]], None]
+
+
 class History:
     """Metrics by round in a JSON-lines file; a resumed run's rounds replace those it repeats."""
 
@@ -159,7 +162,7 @@ def distill(
     stores: list[Path],
     training: Path,
     run_key: str,
-    on_metrics: Callable[[dict[str, float]], None],
+    on_metrics: OnMetrics,
 ) -> Path:
     """Run or resume the distillation; returns the final checkpoint's student folder."""
     from actors.student_group import RunPlace, run_student_group

@@ -89,12 +89,15 @@ class Collection:
 
 
 def collect(
-    recipe: Recipe, bank: Bank, prompts: Sequence[EffectPrompts]
+    recipe: Recipe, bank: Bank, prompts: Sequence[EffectPrompts], pairs: bool = False
 ) -> tuple[Collection, dict[str, EncodeJob]]:
-    """All keys that a run needs, and the jobs that make them; reads files, computes nothing."""
+    """All keys that a run needs, and the jobs that make them; reads files, computes nothing.
+
+    ``pairs``: also those pairs that teach nobody, because their effect brings its adapter.
+    """
     encodings = Encodings(recipe.model)
     effects = tuple(
-        _effect(encodings, bank, effect, prompt, recipe.targets.sources)
+        _effect(encodings, bank, effect, prompt, recipe.targets.sources, pairs)
         for effect, prompt in zip(bank.effects, prompts, strict=True)
     )
     general = tuple(_sample(encodings, row.image, row.prompt, row.prompt) for row in bank.general)
@@ -140,7 +143,12 @@ def _sample(encodings: Encodings, source: Path, student: str, teacher: str) -> S
 
 
 def _effect(
-    encodings: Encodings, bank: Bank, effect: Effect, prompts: EffectPrompts, sources: int
+    encodings: Encodings,
+    bank: Bank,
+    effect: Effect,
+    prompts: EffectPrompts,
+    sources: int,
+    with_pairs: bool,
 ) -> EffectSources:
     """An effect's own pictures come first, then the bank's unlabelled photographs."""
     pairs = bank.pairs_of(effect.name)
@@ -149,7 +157,7 @@ def _effect(
         _sample(encodings, path, prompts.student, prompts.teacher) for path in paths[:sources]
     )
     taught: tuple[tuple[Sample, str], ...] = ()
-    if effect.adapter is None:
+    if effect.adapter is None or with_pairs:
         taught = tuple(
             (
                 _sample(encodings, pair.source, prompts.teacher, prompts.teacher),

@@ -28,7 +28,6 @@ from pipeline.evaluation.effectbench import (
     eval_rows,
     judge_jobs,
     open_source,
-    standard_methods,
 )
 from pipeline.evaluation.report import (
     ImageScore,
@@ -43,11 +42,9 @@ from pipeline.evaluation.report import (
 )
 from pipeline.miniature.effects import EFFECTS, true_samples
 from pipeline.models.fingerprint import fingerprint
-from pipeline.models.lora_formats import content_hash
 from pipeline.problems import InputError, Problem
 from pipeline.storage import sha256_file, write_atomic
 from pipeline.tensor_store import TensorStore, stored_keys
-from pipeline.types import Manifest
 
 Picture = NDArray[np.float32]
 
@@ -86,15 +83,11 @@ class Evaluation:
 def plan_evaluation(
     recipe: Recipe,
     bank: Bank,
-    manifest: Manifest,
     test: Sequence[TestSource],
-    student: Path,
+    methods: Sequence[Method],
     cache: Path,
-    others: Sequence[Method] = (),
 ) -> EvaluationPlan:
-    """What an evaluation has to do; ``student`` is its exported LoRA file.
-
-    ``others`` are further methods, such as baselines, beside base, teacher and student.
+    """What an evaluation of ``methods`` has to do.
 
     Raises:
         InputError: ``truth: miniature`` with an effect that the miniature does not have, or no
@@ -105,13 +98,9 @@ def plan_evaluation(
         what, remedy = "no held-out photographs to evaluate on", "give the bank a test folder"
         raise InputError([Problem(str(bank.folder / "bank.yaml"), "test", None, what, remedy)])
     test = test[: recipe.evaluate.photographs]
-    path = recipe.model.path
-    base = f"{fingerprint(path, 'transformer', 'scheduler', 'vae')}-{recipe.model.dtype}"
-    student_adapter = (str(student.resolve()), content_hash(student))
-    methods = [*standard_methods(recipe, manifest, student_adapter), *others]
-    rows = eval_rows(methods, list(families), test, recipe.seed, base)
+    rows = eval_rows(methods, list(families), test, recipe.seed, model_key(recipe))
     photographs = {t.photograph: (str(Path(t.path).resolve()), sha256_file(t.path)) for t in test}
-    autoencoder = f"{fingerprint(path, 'vae')}-{recipe.model.dtype}"
+    autoencoder = f"{fingerprint(recipe.model.path, 'vae')}-{recipe.model.dtype}"
     jobs = judge_jobs(rows, photographs, families, recipe.evaluate.truth, autoencoder)
     pictures, scores = cache / "pictures", cache / "scores"
     stored = stored_keys(pictures)
@@ -124,6 +113,12 @@ def plan_evaluation(
         unsampled=[row for row in rows if row["key"] not in stored],
         unjudged=[job for job in jobs if not _scores_file(scores, job).exists()],
     )
+
+
+def model_key(recipe: Recipe) -> str:
+    """Identifies the base's weights and precision, on which every picture depends."""
+    weights = fingerprint(recipe.model.path, "transformer", "scheduler", "vae")
+    return f"{weights}-{recipe.model.dtype}"
 
 
 def evaluate(recipe: Recipe, plan: EvaluationPlan, stores: Sequence[Path]) -> Evaluation:

@@ -2,14 +2,16 @@
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.config import Recipe
+from pipeline.config import Recipe, TeachSettings
 from pipeline.models.fingerprint import fingerprint
 from pipeline.stages.encode import EffectSources
 from pipeline.storage import content_key
+from pipeline.types import Sample
 
 
 def adapter_path(recipe: Recipe, sources: EffectSources, folder: Path) -> Path:
@@ -35,33 +37,58 @@ def untaught(
     return [(e, path) for e, path in places if not path.exists()]
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """A LoRA to train: pairs of (condition, target key), where to write it, its own seed."""
+
+    name: str
+    pairs: tuple[tuple[Sample, str], ...]
+    out: Path
+    seed: int
+
+
 def teach_all(
     recipe: Recipe, todo: Sequence[tuple[EffectSources, Path]], stores: Sequence[Path]
 ) -> None:
     """Train the missing teachers, several at once as Ray tasks."""
+    lessons = [
+        # Each effect has its own noise, whatever else is in the bank.
+        Lesson(s.effect.name, s.pairs, path, seed_of(recipe.seed, s.effect.name))
+        for s, path in todo
+    ]
+    learn(recipe, recipe.teach, lessons, stores)
+
+
+def seed_of(seed: int, name: str) -> int:
+    """A lesson's seed, by its name."""
+    return zlib.crc32(f"{seed}:{name}".encode()) % 2**31
+
+
+def learn(
+    recipe: Recipe, settings: TeachSettings, lessons: Sequence[Lesson], stores: Sequence[Path]
+) -> None:
+    """Train LoRAs by flow matching, a Ray task each."""
     import ray
 
     from actors.session import device_of
     from actors.teach_tasks import TeachJob, teach_effect
     from pipeline.distill.teach import TeachPlan
 
-    pool, settings = recipe.cluster.teacher_pool, recipe.teach
+    pool = recipe.cluster.teacher_pool
     task = teach_effect.options(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)
     pending = []
-    for sources, path in todo:
-        # Each effect has its own noise, whatever else is in the bank.
-        seed = zlib.crc32(f"{recipe.seed}:{sources.effect.name}".encode()) % 2**31
+    for lesson in lessons:
         plan = TeachPlan(
             steps=settings.steps,
             batch=settings.batch,
             learning_rate=settings.learning_rate,
             cosine=settings.cosine,
             ema=settings.ema,
-            seed=seed,
+            seed=lesson.seed,
         )
         pending.append(
             task.remote(
-                TeachJob(sources.effect.name, sources.pairs, str(path)),
+                TeachJob(lesson.name, lesson.pairs, str(lesson.out)),
                 recipe.model.path,
                 device_of(recipe.model, pool.num_gpus),
                 recipe.model.dtype,

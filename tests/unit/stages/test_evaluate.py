@@ -126,9 +126,9 @@ def test_miniature_truth_needs_the_miniatures_effects(case: Case) -> None:
     recipe = case.recipe.model_copy(update={"evaluate": settings})
     bank = replace(case.bank, effects=unknown)
     with pytest.raises(InputError, match=r"set evaluate\.truth to pairs"):
-        plan_evaluation(recipe, bank, case.manifest, case.test, case.student, case.cache)
+        plan_evaluation(recipe, bank, case.test, case.methods(), case.cache)
     with pytest.raises(InputError, match="no held-out photographs"):
-        plan_evaluation(case.recipe, case.bank, case.manifest, [], case.student, case.cache)
+        plan_evaluation(case.recipe, case.bank, [], case.methods(), case.cache)
 
 
 def slow_edit(case: Case, row: EvalRow) -> NDArray[np.float32]:
