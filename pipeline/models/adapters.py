@@ -17,7 +17,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from pipeline.models.lora_formats import LoraFile, LoraModule, read_lora
+from pipeline.models.lora_formats import LoraFile, LoraModule, linear_shapes, read_lora
 
 BASE = "__base__"  # peft's own name for "no adapter" in a mixed batch
 
@@ -199,7 +199,7 @@ class TeacherCache:
             if key in self._slots:
                 continue
             if key not in self._host:
-                self._host[key] = read_lora(path)
+                self._host[key] = read_lora(path, linear_shapes(self.adapters.transformer))
             if len(self._slots) == self.resident:
                 oldest, _ = self._slots.popitem(last=False)
                 self.adapters.remove(oldest)
