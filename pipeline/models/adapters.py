@@ -17,7 +17,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from pipeline.models.lora_formats import LoraFile, LoraModule, linear_shapes, read_lora
+from pipeline.models.lora_formats import (
+    LoraFile,
+    LoraModule,
+    linear_shapes,
+    peft_settings,
+    read_lora,
+)
 
 BASE = "__base__"  # peft's own name for "no adapter" in a mixed batch
 
@@ -50,19 +56,8 @@ class Adapters:
 
     def add_file(self, name: str, lora: LoraFile) -> None:
         """Add a frozen adapter with a file's weights; ranks and alphas may differ by module."""
-        ranks = {module: weights.down.shape[0] for module, weights in lora.modules.items()}
-        alphas = {
-            module: float(ranks[module] if weights.alpha is None else weights.alpha)
-            for module, weights in lora.modules.items()
-        }
-        first = next(iter(ranks))
-        config = LoraConfig(
-            r=ranks[first],
-            lora_alpha=alphas[first],
-            target_modules=list(ranks),
-            rank_pattern={f"^{m}$": r for m, r in ranks.items()},
-            alpha_pattern={f"^{m}$": a for m, a in alphas.items()},
-        )
+        # Patterns for the odd ones only: peft tries each pattern on each module.
+        config = LoraConfig(**peft_settings(lora.modules))
         self._inject(config, name)
         self._copy_in(name, lora.modules)
 

@@ -8,7 +8,7 @@ from pipeline.models.lora.check import (
 )
 from pipeline.models.lora.read import content_hash, read_lora
 from pipeline.models.lora.types import LoraFile, LoraModule, Shapes
-from pipeline.models.lora.write import LAYOUTS, Layout, write_lora
+from pipeline.models.lora.write import LAYOUTS, Layout, peft_settings, write_lora
 
 __all__ = [
     "LAYOUTS",
@@ -20,6 +20,7 @@ __all__ = [
     "content_hash",
     "linear_shapes",
     "lora_problems",
+    "peft_settings",
     "read_lora",
     "transformer_shapes",
     "write_lora",
