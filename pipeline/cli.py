@@ -108,7 +108,9 @@ def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "write a LoRA in another layout, weights and scales unchanged",
         "convert kohya.safetensors snow.safetensors --to diffusers --base models/qwen-image-edit",
     )
-    command.add_argument("source", metavar="IN", type=Path, help="a LoRA file, or peft's folder")
+    command.add_argument(
+        "source", metavar="IN", type=Path, help="a LoRA file, or a folder with one"
+    )
     command.add_argument("out", metavar="OUT", type=Path, help="a new file; for peft, a new folder")
     # The layouts' one list is beside torch, which a command's help must not wait for.
     command.add_argument("--to", required=True, choices=["diffusers", "comfyui", "peft"])

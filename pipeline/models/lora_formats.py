@@ -6,12 +6,13 @@ from pipeline.models.lora.check import (
     lora_problems,
     transformer_shapes,
 )
-from pipeline.models.lora.read import content_hash, read_lora
+from pipeline.models.lora.read import WEIGHTS_FILE, content_hash, read_lora
 from pipeline.models.lora.types import LoraFile, LoraModule, Shapes
 from pipeline.models.lora.write import LAYOUTS, Layout, peft_settings, write_lora
 
 __all__ = [
     "LAYOUTS",
+    "WEIGHTS_FILE",
     "Layout",
     "LoraFile",
     "LoraModule",

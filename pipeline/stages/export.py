@@ -7,11 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.config import LoraSettings, ModelSettings, StudentSettings
-from pipeline.models.lora_formats import Layout, LoraModule, write_lora
+from pipeline.models.lora_formats import WEIGHTS_FILE, Layout, LoraModule, write_lora
 from pipeline.prompting import EffectPrompts
 from pipeline.storage import atomic_folder
 
-WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 # In a folder of its own: stock diffusers looks for weights among all files beside each other.
 COMFYUI_FILE = "comfyui/collectionlora.safetensors"
 EFFECTS_FILE = "effects.json"

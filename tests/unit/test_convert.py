@@ -58,6 +58,17 @@ def test_one_layout_after_another_keeps_bits_scale_and_metadata(
     assert lora.metadata == {"effects": TEXT, "ss_network_dim": "2"}
 
 
+def test_a_folder_of_diffusers_is_taken(
+    tmp_path: Path, base: Path, kohya: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = tmp_path / "student"
+    out = student / "pytorch_lora_weights.safetensors"
+    assert main(["convert", str(kohya), str(out), "--to", "diffusers", "--base", str(base)]) == 0
+    assert main(["convert", str(student), str(tmp_path / "peft"), "--to", "peft"]) == 0
+    assert read_lora(tmp_path / "peft").modules[TO_Q].scale == 0.25
+    assert "neither of adapter_model" in refused(capsys, base, tmp_path / "x", "--to", "peft")
+
+
 def refused(capsys: pytest.CaptureFixture[str], *given: object) -> str:
     assert main(["convert", *map(str, given)]) == 2
     return capsys.readouterr().err

@@ -43,7 +43,7 @@ _FOREIGN = (
         "train the adapter without DoRA",
     ),
     (
-        re.compile(r"^(lora_te\d?_|text_encoders?\.)"),
+        re.compile(r"^(lora_te\d?[_.]|text_encoders?(_\d)?\.)"),
         "a LoRA of the text encoder",
         "train the adapter on the transformer alone",
     ),

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -20,11 +21,12 @@ from pipeline.models.lora.types import LoraFile, LoraModule, Shapes
 from pipeline.models.safetensors_files import AGAIN, read_header
 from pipeline.problems import InputError, Problem
 
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # as stock diffusers names it
 Declared = Callable[[str], float | None]
 
 
 def read_lora(path: str | Path, layers: Shapes | None = None) -> LoraFile:
-    """Read a safetensors LoRA, or peft's folder of one, onto the CPU in its own precision.
+    """Read a safetensors LoRA, or a folder of one, onto the CPU in its own precision.
 
     Accepts every style of :mod:`pipeline.models.lora.keys`, mixed if need be. ``layers`` are the
     transformer's linear layers (see ``transformer_shapes``): names flattened with underscores
@@ -36,9 +38,7 @@ def read_lora(path: str | Path, layers: Shapes | None = None) -> LoraFile:
         InputError (a ValueError): not a whole safetensors file, or any key unknown, missing or
             doubled: all of them, in one report.
     """
-    path = Path(path)
-    if path.is_dir():
-        path /= ADAPTER_FILE
+    path = _in_folder(Path(path)) if Path(path).is_dir() else Path(path)
     header = read_header(path, whole_numbers=".alpha")
     keys = sorted(k for k in header if k != "__metadata__")
     try:
@@ -102,6 +102,15 @@ def content_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def _in_folder(folder: Path) -> Path:
+    """The LoRA in a folder that peft or diffusers wrote."""
+    found = [folder / name for name in (ADAPTER_FILE, WEIGHTS_FILE) if (folder / name).is_file()]
+    if len(found) != 1:
+        what = f"a folder with {'both' if found else 'neither'} of {ADAPTER_FILE}, {WEIGHTS_FILE}"
+        raise InputError([Problem(str(folder), "", None, what, "give the LoRA's file")])
+    return found[0]
+
+
 def _part_problems(file: str, module: str, parts: Mapping[Part, Tensor]) -> list[Problem]:
     problems = []
     names: tuple[tuple[Part, str], ...] = (
@@ -143,7 +152,7 @@ def _split(module: LoraModule, place: Place, layers: Shapes | None) -> dict[str,
     if sum(widths) != rows:
         wide = " + ".join(map(str, widths))
         raise ValueError(f"{rows} rows for {', '.join(names)} of {wide}")
-    ups = module.up.split(widths)
+    ups = torch.split(module.up, widths)
     return {
         name: LoraModule(module.down, up, module.alpha) for name, up in zip(names, ups, strict=True)
     }

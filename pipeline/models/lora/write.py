@@ -49,15 +49,14 @@ def write_lora(
     extra = dict(metadata)
     match layout:
         case "diffusers":
-            tensors = _matrices(modules, "transformer.{}.lora_{}.weight", "AB")
+            tensors = _matrices(modules, "transformer.{}.lora_{}.weight", ("A", "B"))
             settings = {f"transformer.{k}": v for k, v in peft_settings(modules).items()}
             extra |= {"format": "pt", METADATA_KEY: json.dumps(settings, sort_keys=True)}
         case "comfyui":
-            names = ("down", "up")
-            tensors = _matrices(modules, "diffusion_model.{}.lora_{}.weight", names)
+            tensors = _matrices(modules, "diffusion_model.{}.lora_{}.weight", ("down", "up"))
             tensors |= {f"diffusion_model.{n}.alpha": _alpha_tensor(m) for n, m in modules.items()}
         case "peft":
-            tensors = _matrices(modules, "base_model.model.{}.lora_{}.weight", "AB")
+            tensors = _matrices(modules, "base_model.model.{}.lora_{}.weight", ("A", "B"))
             config = {"peft_type": "LORA", "bias": "none", "inference_mode": True}
             text = json.dumps(config | peft_settings(modules), indent=2, sort_keys=True)
             with atomic_folder(path) as folder:
@@ -96,7 +95,7 @@ def _check(path: Path, modules: Mapping[str, LoraModule]) -> None:
 
 
 def _matrices(
-    modules: Mapping[str, LoraModule], key: str, names: tuple[str, str] | str
+    modules: Mapping[str, LoraModule], key: str, names: tuple[str, str]
 ) -> dict[str, Tensor]:
     down, up = names
     tensors: dict[str, Tensor] = {}

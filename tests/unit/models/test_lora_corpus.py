@@ -8,6 +8,7 @@ import torch
 from diffusers import QwenImageTransformer2DModel
 from diffusers.loaders.lora_pipeline import QwenImageLoraLoaderMixin
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.models.adapters import Adapters, TeacherCache
@@ -142,6 +143,22 @@ def test_stock_diffusers_loads_what_is_written(
     path = tmp_path / "lora.safetensors"
     write_lora(path, lora, {}, layout)
     assert distance(velocity(editor, stock_loaded(editor, path)), expected) < TOLERANCE
+
+
+def test_comfyuis_rule_gives_the_velocity_from_what_is_written(
+    tmp_path: Path, editor: QwenImageEditor, lora: dict[str, LoraModule], expected: Tensor
+) -> None:
+    """Its loader in short: look up ``diffusion_model.<layer>``, multiply by alpha / rank."""
+    write_lora(tmp_path / "lora.safetensors", lora, {}, "comfyui")
+    tensors = load_file(tmp_path / "lora.safetensors")
+    transformer = copy.deepcopy(editor.transformer)
+    for name, layer in transformer.named_modules():
+        stem = f"diffusion_model.{name}"
+        if f"{stem}.lora_up.weight" in tensors:
+            up, down = (tensors.pop(f"{stem}.lora_{part}.weight") for part in ("up", "down"))
+            layer.weight.data += tensors.pop(f"{stem}.alpha").item() / down.shape[0] * (up @ down)
+    assert tensors == {}
+    assert distance(velocity(editor, transformer), expected) < TOLERANCE
 
 
 def test_peft_loads_what_is_written(

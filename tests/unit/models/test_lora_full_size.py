@@ -9,8 +9,9 @@ from diffusers import QwenImageTransformer2DModel
 from torch import Tensor
 
 from pipeline.config import MODULES
+from pipeline.models.adapters import Adapters
 from pipeline.models.lora.read import assemble
-from pipeline.models.lora_formats import LoraModule, linear_shapes, transformer_shapes
+from pipeline.models.lora_formats import LoraFile, LoraModule, linear_shapes, transformer_shapes
 
 # transformer/config.json as published for Qwen-Image-Edit-2509.
 CONFIG = {
@@ -118,6 +119,20 @@ def test_a_rank_128_adapter_has_840_modules_and_1_179_648_000_parameters(
     assert len(lora) == 14 * 60 == 840
     counted = sum(m.down.numel() + m.up.numel() for m in lora.values())
     assert counted == 60 * 128 * 50 * 3072 == 1_179_648_000
+
+
+def test_ranks_and_alphas_of_every_module_reach_its_layer(lora: dict[str, LoraModule]) -> None:
+    with torch.device("meta"):
+        adapters = Adapters(QwenImageTransformer2DModel.from_config(CONFIG))
+        modules = {}
+        for i, (name, m) in enumerate(lora.items()):
+            rank = 1 + i % 30
+            modules[name] = LoraModule(m.down[:rank], m.up[:, :rank], 1.0 + i % 7)
+        adapters.add_file("resized", LoraFile(Path("a file"), modules))
+    state = adapters.state("resized")
+    for name, m in modules.items():
+        assert state[f"{name}.lora_A"].shape == m.down.shape
+        assert adapters.layers[name].scaling["resized"] == m.scale
 
 
 PREFIXES = (

@@ -99,6 +99,8 @@ def test_a_models_own_fused_layer_is_left_whole(tmp_path: Path) -> None:
         ("lora_unet_a_to_q.dora_scale", "DoRA"),
         ("base_model.model.a.to_q.lora_magnitude_vector.default.weight", "DoRA"),
         ("lora_te_text_model_encoder_layers_0_q.lora_down.weight", "text encoder"),
+        ("lora_te.layers.0.q_proj.lora_down.weight", "text encoder"),
+        ("text_encoder_2.layers.0.q.lora_A.weight", "text encoder"),
         ("text_encoder.layers.0.q_proj.lora_A.weight", "text encoder"),
         ("a.to_q.lora_B.bias", "unknown key"),
         ("a.to_q.lora_mid.weight", "unknown key"),
