@@ -78,7 +78,7 @@ def test_what_is_refused(
     tmp_path: Path, base: Path, kohya: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.safetensors"
-    assert "name the model's folder" in refused(capsys, kohya, out, "--to", "diffusers")
+    assert "give the model's folder as well" in refused(capsys, kohya, out, "--to", "diffusers")
     flux = {"_class_name": "FluxTransformer2DModel"}
     (base / "transformer" / "config.json").write_text(json.dumps(flux))
     said = refused(capsys, kohya, out, "--to", "diffusers", "--base", base)

@@ -102,7 +102,9 @@ def _place(
     if prefix := next((p for p in FLAT_PREFIXES if name.startswith(p)), ""):
         if flat is None:
             what = "a module path whose dots are underscores: only the model's layers can tell it"
-            return Problem(file, key, None, what, "name the model's folder beside the file")
+            return Problem(
+                file, key, None, what, "give the model's folder as well (convert --base)"
+            )
         found = flat.get(name.removeprefix(prefix), [])
         if not found:
             what = "the model has no linear layer of that name, dots as underscores"

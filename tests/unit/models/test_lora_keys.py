@@ -140,6 +140,8 @@ def test_whole_numbers_are_for_alphas_alone(tmp_path: Path) -> None:
     assert read_lora(path).modules["a.to_q"].scale == 3.0
     tensors = {key: t.long() for key, t in pair("a.to_q").items()}
     assert "not a float tensor" in refusal(save(tmp_path / "b.safetensors", tensors), None)
+    tensors = pair("a.to_q") | {"a.to_q.alpha": torch.tensor(True)}
+    assert "not a float tensor" in refusal(save(tmp_path / "c.safetensors", tensors), None)
 
 
 def test_a_lora_is_checked_by_itself_where_there_is_no_model(tmp_path: Path) -> None:
