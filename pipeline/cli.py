@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="minutes, to try it; means nothing")
     bench.add_argument("--redraw", action="store_true", help="tables and figures from their JSON")
     bench.set_defaults(command=_bench)
+    _add_convert(commands)
     _add_miniature(commands)
     return parser
 
@@ -111,6 +112,25 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a field, such as distill.rounds=100; may be given again",
     )
+
+
+def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(
+        commands,
+        "convert",
+        "write a LoRA in another layout, weights and scales unchanged",
+        "convert kohya.safetensors snow.safetensors --to diffusers --base models/qwen-image-edit",
+    )
+    command.add_argument(
+        "source", metavar="IN", type=Path, help="a LoRA file, or a folder with one"
+    )
+    command.add_argument("out", metavar="OUT", type=Path, help="a new file; for peft, a new folder")
+    # The layouts' one list is beside torch, which a command's help must not wait for.
+    command.add_argument("--to", required=True, choices=["diffusers", "comfyui", "peft"])
+    command.add_argument(
+        "--base", type=Path, help="the model's folder, which lora_unet_ keys need; checks the fit"
+    )
+    command.set_defaults(command=_convert)
 
 
 def _add_miniature(
@@ -200,6 +220,12 @@ def _bench(arguments: argparse.Namespace) -> None:
     folder = bench(recipe, bank, reports)
     for name in reports:
         print(folder / f"{name}.md")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from pipeline.convert import convert
+
+    print(convert(arguments.source, arguments.out, arguments.to, arguments.base))
 
 
 def _build(arguments: argparse.Namespace) -> None:

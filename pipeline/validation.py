@@ -133,7 +133,7 @@ def _check_adapters(bank: Bank, shapes: Shapes | None) -> Iterable[Problem]:
     # One at a time: at full size each is gigabytes.
     for path in dict.fromkeys(e.adapter for e in bank.effects if e.adapter is not None):
         try:
-            lora = read_lora(path)
+            lora = read_lora(path, shapes)
         except InputError as error:
             yield from error.problems
             continue

@@ -18,14 +18,16 @@ DTYPES = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
 }
+WHOLE_NUMBERS = {"I64", "I32"}
 AGAIN = "download or export it again"
 _SHOWN = 3
 
 
-def read_header(path: Path) -> dict[str, Any]:
+def read_header(path: Path, whole_numbers: str | None = None) -> dict[str, Any]:
     """The JSON header of a safetensors file of float tensors: at most 16 MiB, no key twice.
 
-    These checks come before safetensors' own, for their clearer messages.
+    Tensors whose key ends in ``whole_numbers`` may be integers. These checks come before
+    safetensors' own, for their clearer messages.
 
     Raises:
         InputError (a ValueError): no such file, a pickle or anything else in disguise, truncated.
@@ -69,6 +71,8 @@ def read_header(path: Path) -> dict[str, Any]:
     known = set(DTYPES.values())
     for key, entry in header.items():
         dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        if whole_numbers and key.endswith(whole_numbers) and dtype in WHOLE_NUMBERS:
+            continue
         if key != "__metadata__" and dtype not in known:
             problem = Problem(
                 str(path), key, dtype, "not a float tensor", "save it as F32, BF16 or F16"

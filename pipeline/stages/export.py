@@ -7,11 +7,12 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.config import LoraSettings, ModelSettings, StudentSettings
-from pipeline.models.lora_formats import LoraModule, write_lora
+from pipeline.models.lora_formats import WEIGHTS_FILE, Layout, LoraModule, write_lora
 from pipeline.prompting import EffectPrompts
 from pipeline.storage import atomic_folder
 
-WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
+# In a folder of its own: stock diffusers looks for weights among all files beside each other.
+COMFYUI_FILE = "comfyui/collectionlora.safetensors"
 EFFECTS_FILE = "effects.json"
 
 
@@ -36,17 +37,17 @@ def export_student(
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     scheduler = FlowMatchEulerDiscreteScheduler(shift=student.shift, stochastic_sampling=True)
-    effects = {
-        "steps": student.steps,
-        "shift": student.shift,
-        "effects": [
-            {"effect": p.effect, "trigger": p.trigger, "prompt": p.student} for p in prompts
-        ],
+    schedule = {"steps": student.steps, "shift": student.shift}
+    effects = [{"effect": p.effect, "trigger": p.trigger, "prompt": p.student} for p in prompts]
+    metadata = {
+        "effects": json.dumps(effects, ensure_ascii=False),
+        "schedule": json.dumps(schedule | {"stochastic_sampling": True}),
     }
     with atomic_folder(folder) as new:
-        write_student_lora(new / WEIGHTS_FILE, weights, lora, recipe_hash)
+        write_student_lora(new / WEIGHTS_FILE, weights, lora, recipe_hash, metadata)
+        write_student_lora(new / COMFYUI_FILE, weights, lora, recipe_hash, metadata, "comfyui")
         scheduler.save_pretrained(new / "scheduler")
-        text = json.dumps(effects, indent=2, ensure_ascii=False)
+        text = json.dumps(schedule | {"effects": effects}, indent=2, ensure_ascii=False)
         (new / EFFECTS_FILE).write_text(text + "\n", encoding="utf-8")
         card = model_card(lora, student, prompts, model, recipe_hash, scores_markdown)
         (new / "README.md").write_text(card, encoding="utf-8")
@@ -54,31 +55,22 @@ def export_student(
 
 
 def write_student_lora(
-    path: Path, weights: Mapping[str, Tensor], lora: LoraSettings, recipe_hash: str
+    path: Path,
+    weights: Mapping[str, Tensor],
+    lora: LoraSettings,
+    recipe_hash: str,
+    metadata: Mapping[str, str] | None = None,
+    layout: Layout = "diffusers",
 ) -> None:
-    """The LoRA in diffusers keys, alpha in diffusers' own metadata.
-
-    Not in ``.alpha`` tensors: where a file has any, stock diffusers takes the keys for another
-    style, puts a second ``transformer.`` before them and loads nothing.
-    """
+    """The student's weights as a LoRA file; ``metadata`` joins the recipe's hash in it."""
     modules = {
         key.removesuffix(".lora_A"): LoraModule(
-            down.detach(), weights[f"{key.removesuffix('.lora_A')}.lora_B"].detach()
+            down.detach(), weights[f"{key.removesuffix('.lora_A')}.lora_B"].detach(), lora.alpha
         )
         for key, down in weights.items()
         if key.endswith(".lora_A")
     }
-    settings = {
-        "transformer.r": lora.rank,
-        "transformer.lora_alpha": lora.alpha,
-        "transformer.target_modules": sorted(modules),
-    }
-    metadata = {
-        "format": "pt",
-        "lora_adapter_metadata": json.dumps(settings, sort_keys=True),
-        "recipe_hash": recipe_hash,
-    }
-    write_lora(path, modules, metadata)
+    write_lora(path, modules, {"recipe_hash": recipe_hash, **(metadata or {})}, layout)
 
 
 def model_card(
@@ -134,6 +126,10 @@ image = pipeline(
 ).images[0]
 image.save("edited.png")
 ```
+
+In ComfyUI load `{COMFYUI_FILE}`, the same LoRA in its keys (it does not read the scale of the
+other file): {student.steps} steps, CFG 1, shift {student.shift:g}, and a sampler that draws fresh
+noise at each step, as `lcm` does.
 
 ## Effects
 

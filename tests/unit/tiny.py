@@ -28,7 +28,7 @@ def seeded(shape: Sequence[int], seed: int) -> Tensor:
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
 
 
-def tiny_editor(seed: int = 0) -> QwenImageEditor:
+def tiny_editor(seed: int = 0, blocks: int = 1) -> QwenImageEditor:
     """A frozen editor with a random transformer of one block, and no other part."""
     torch.manual_seed(seed)
     editor = QwenImageEditor.__new__(QwenImageEditor)
@@ -36,7 +36,7 @@ def tiny_editor(seed: int = 0) -> QwenImageEditor:
     editor.transformer = QwenImageTransformer2DModel(
         in_channels=CHANNELS,
         out_channels=20,
-        num_layers=1,
+        num_layers=blocks,
         attention_head_dim=32,
         num_attention_heads=2,
         joint_attention_dim=PROMPT,

@@ -186,10 +186,56 @@ FILE_CASES = (
         "convert the adapter to plain LoRA",
     ),
     _adapter(
-        "adapter_kohya",
+        "adapter_kohya_other_modules",
+        _tensors({"lora_unet_down_blocks_0_attn_to_q.lora_down.weight": PLAIN[A]}),
+        "lora_unet_down_blocks_0_attn_to_q.lora_down.weight: the model has no",
+        "use a LoRA for this model",
+    ),
+    _adapter(
+        "adapter_kohya_no_up",
         _tensors({"lora_unet_transformer_blocks_0_attn_to_q.lora_down.weight": PLAIN[A]}),
-        "Kohya",
-        "convert them to diffusers keys",
+        f"{TO_Q}: lora_B or lora_up is missing",
+        AGAIN,
+    ),
+    _adapter(
+        "adapter_in_two_styles",
+        _tensors(
+            PLAIN | {"lora_unet_transformer_blocks_0_attn_to_q.lora_down.weight": torch.ones(2, 2)}
+        ),
+        f"{A}: the same tensor as lora_unet_transformer_blocks_0_attn_to_q",
+        "keep one of them",
+    ),
+    _adapter(
+        "adapter_of_a_text_encoder",
+        _tensors(PLAIN | {"lora_te1_text_model_encoder.lora_down.weight": torch.ones(2, 2)}),
+        "text encoder",
+        "train the adapter on the transformer alone",
+    ),
+    _adapter(
+        "adapter_fused_rows",
+        _tensors(
+            {
+                "transformer_blocks.0.attn.to_qkv.lora_A.weight": PLAIN[A],
+                "transformer_blocks.0.attn.to_qkv.lora_B.weight": torch.ones(2 * WIDTH, 2),
+            }
+        ),
+        "transformer_blocks.0.attn.to_qkv: 256 rows",
+        AGAIN,
+    ),
+    _adapter(
+        "adapter_two_alphas",
+        _tensors(
+            PLAIN | {f"transformer.{TO_Q}.alpha": torch.tensor(4.0)},
+            {"lora_adapter_metadata": '{"transformer.lora_alpha": 8}'},
+        ),
+        "two alphas",
+        AGAIN,
+    ),
+    _adapter(
+        "adapter_alpha_regular_expression",
+        _tensors(PLAIN, {"lora_adapter_metadata": '{"transformer.alpha_pattern": {"(a+)+$": 8}}'}),
+        "alpha_pattern",
+        "whole module paths",
     ),
     _adapter(
         "adapter_dora",

@@ -5,13 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pipeline.problems import InputError
 from pipeline.validation import validate
 from tests.unit.malformed.bank_cases import BANK_CASES
 from tests.unit.malformed.case import Case
 from tests.unit.malformed.file_cases import FILE_CASES
-from tests.unit.malformed.good_bank import Work, good_work
+from tests.unit.malformed.good_bank import TO_Q, WIDTH, Work, good_work
 from tests.unit.malformed.recipe_cases import RECIPE_CASES
 
 CASES = (*RECIPE_CASES, *BANK_CASES, *FILE_CASES)
@@ -42,6 +44,30 @@ def says(lines: list[str], case: Case, folder: Path) -> bool:
     """One line has file, field and remedy; the temporary folder's own name does not count."""
     short = [line.replace(str(folder), "") for line in lines]
     return any(case.file in x and case.field in x and case.remedy in x for x in short)
+
+
+def test_a_bank_of_other_layouts_passes(tmp_path: Path) -> None:
+    """Flattened names in one file, peft's own in another: the model tells what they mean."""
+    work = good_work(tmp_path / "work")
+    name = "lora_unet_transformer_blocks_1_txt_mlp_net_0_proj"
+    down, up = torch.ones(3, WIDTH), torch.ones(4 * WIDTH, 3)
+    save_file(
+        {
+            f"{name}.lora_down.weight": down,
+            f"{name}.lora_up.weight": up,
+            f"{name}.alpha": torch.tensor(6.0),
+        },
+        work.file("adapters/snow.safetensors"),
+    )
+    stem = f"base_model.model.{TO_Q}"
+    save_file(
+        {
+            f"{stem}.lora_A.default.weight": down,
+            f"{stem}.lora_B.default.weight": up[:WIDTH].clone(),
+        },
+        work.file("adapters/negative.safetensors"),
+    )
+    assert len(validate(work.recipe_file)[1].effects) == 2
 
 
 def test_corpus_is_as_large_as_asked() -> None:

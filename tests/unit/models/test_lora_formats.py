@@ -79,10 +79,10 @@ def test_what_is_written_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
         assert torch.equal(lora.modules[name].down, module.down)
         assert torch.equal(lora.modules[name].up, module.up)
         assert lora.modules[name].scale == module.scale
-    # Alpha is written where it is not the rank, and stock readers read the rest.
+    # Stock diffusers takes a file with .alpha tensors for another style.
     keys = set(load_file(path))
-    assert {key for key in keys if key.endswith("alpha")} == {f"transformer.{TO_Q}.alpha"}
     assert f"transformer.{TO_Q}.lora_A.weight" in keys
+    assert all(key.endswith(".weight") for key in keys)
     assert [p.name for p in path.parent.iterdir()] == ["a.safetensors"]
 
 
@@ -189,7 +189,7 @@ def test_a_lora_for_another_model_is_reported_briefly(tmp_path: Path) -> None:
     write_lora(path, {f"block.{i}.to_q": LoraModule(DOWN, UP) for i in range(200)}, {})
     messages = check_lora(read_lora(path), {"other": (4, 3)})
     assert len(messages) == 4
-    assert "197 more" in messages[-1]
+    assert "197 more" in messages[-1] and "block.*.to_q (197)" in messages[-1]
 
 
 def test_shapes_are_those_of_the_linear_layers(tmp_path: Path) -> None:

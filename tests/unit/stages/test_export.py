@@ -12,6 +12,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, QwenImageEditPlusPipeline
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.config import MODULES, LoraSettings, ModelSettings, StudentSettings
@@ -23,7 +24,7 @@ from pipeline.models.lora_formats import check_lora, read_lora, transformer_shap
 from pipeline.models.processor import load_processor
 from pipeline.models.qwen_image_edit import QwenImageEditor
 from pipeline.prompting import EffectPrompts
-from pipeline.stages.export import export_student
+from pipeline.stages.export import COMFYUI_FILE, WEIGHTS_FILE, export_student
 from pipeline.storage import folder_is_whole
 
 BASE_FOLDER = Path("pipeline/miniature/base")
@@ -206,14 +207,37 @@ def test_the_stock_pipeline_makes_our_teachers_picture(
         assert (plain - theirs).abs().max() > 1e-3
 
 
-def test_our_own_reader_gives_the_same_lora(exported: Path, weights: dict[str, Tensor]) -> None:
-    lora = read_lora(exported / "pytorch_lora_weights.safetensors")
+@pytest.mark.parametrize("file", [WEIGHTS_FILE, COMFYUI_FILE])
+def test_our_own_reader_gives_the_same_lora(
+    file: str, exported: Path, weights: dict[str, Tensor]
+) -> None:
+    lora = read_lora(exported / file)
     assert check_lora(lora, transformer_shapes(BASE_FOLDER)) == []
     assert len(lora.modules) * 2 == len(weights)
     for name, module in lora.modules.items():
         assert torch.equal(module.down, weights[f"{name}.lora_A"])
         assert torch.equal(module.up, weights[f"{name}.lora_B"])
         assert module.scale == 2.5
+    assert lora.metadata["recipe_hash"] == "0123456789ab"
+    assert json.loads(lora.metadata["schedule"]) == {
+        "steps": 4,
+        "shift": 3.0,
+        "stochastic_sampling": True,
+    }
+    effects = json.loads((exported / "effects.json").read_text())["effects"]
+    assert json.loads(lora.metadata["effects"]) == effects
+
+
+def test_the_other_file_has_comfyuis_keys(exported: Path, weights: dict[str, Tensor]) -> None:
+    tensors = load_file(exported / COMFYUI_FILE)
+    # ComfyUI looks up diffusion_model.<path> and multiplies by alpha / rank.
+    modules = {key.removesuffix(".lora_A") for key in weights if key.endswith(".lora_A")}
+    assert tensors.keys() == {
+        f"diffusion_model.{m}.{part}"
+        for m in modules
+        for part in ("lora_down.weight", "lora_up.weight", "alpha")
+    }
+    assert {t.item() for key, t in tensors.items() if key.endswith("alpha")} == {10.0}
 
 
 def test_the_same_student_gives_the_same_bytes(
@@ -223,7 +247,8 @@ def test_the_same_student_gives_the_same_bytes(
     model = ModelSettings(path=str(BASE_FOLDER))
     other = export_student(again, LORA, STUDENT, PROMPTS, model, "0123456789ab", tmp_path / "b")
     for name in (
-        "pytorch_lora_weights.safetensors",
+        WEIGHTS_FILE,
+        COMFYUI_FILE,
         "effects.json",
         "scheduler/scheduler_config.json",
     ):

@@ -1,0 +1,116 @@
+"""``collectionlora convert``: through the command, as a user meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.cli import main
+from pipeline.models.lora_formats import read_lora
+from tests.unit.malformed.good_bank import TO_Q, TRANSFORMER, WIDTH
+
+NAME = "lora_unet_transformer_blocks_0_attn_to_q"
+TEXT = '[{"effect": "snow", "trigger": "<snow_ab12>"}]'
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    (tmp_path / "model" / "transformer").mkdir(parents=True)
+    (tmp_path / "model" / "transformer" / "config.json").write_text(json.dumps(TRANSFORMER))
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def kohya(tmp_path: Path) -> Path:
+    rng = torch.Generator().manual_seed(0)
+    tensors = {
+        f"{NAME}.lora_down.weight": torch.randn(2, WIDTH, generator=rng),
+        f"{NAME}.lora_up.weight": torch.randn(WIDTH, 2, generator=rng),
+        f"{NAME}.alpha": torch.tensor(0.5),
+    }
+    metadata = {"effects": TEXT, "ss_network_dim": "2", "sshs_model_hash": "of the old names"}
+    save_file(tensors, tmp_path / "kohya.safetensors", metadata)
+    return tmp_path / "kohya.safetensors"
+
+
+def test_one_layout_after_another_keeps_bits_scale_and_metadata(
+    tmp_path: Path, base: Path, kohya: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = kohya
+    for out, layout in (
+        ("a.safetensors", "diffusers"),
+        ("b.safetensors", "comfyui"),
+        ("c", "peft"),
+    ):
+        given = ["convert", str(source), str(tmp_path / out), "--to", layout]
+        # Only the flattened names need the model.
+        assert main([*given, "--base", str(base)] if source == kohya else given) == 0
+        said = capsys.readouterr().out
+        assert f"{out}: 1 modules, rank 2, scale 0.25, in {layout} layout" in said
+        source = tmp_path / out
+    original = read_lora(kohya, {TO_Q: (WIDTH, WIDTH)}).modules[TO_Q]
+    lora = read_lora(source)
+    assert torch.equal(lora.modules[TO_Q].down, original.down)
+    assert torch.equal(lora.modules[TO_Q].up, original.up)
+    assert lora.modules[TO_Q].scale == 0.25
+    assert lora.metadata == {"effects": TEXT, "ss_network_dim": "2"}
+
+
+def test_a_folder_of_diffusers_is_taken(
+    tmp_path: Path, base: Path, kohya: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = tmp_path / "student"
+    out = student / "pytorch_lora_weights.safetensors"
+    assert main(["convert", str(kohya), str(out), "--to", "diffusers", "--base", str(base)]) == 0
+    assert main(["convert", str(student), str(tmp_path / "peft"), "--to", "peft"]) == 0
+    assert read_lora(tmp_path / "peft").modules[TO_Q].scale == 0.25
+    assert "neither of adapter_model" in refused(capsys, base, tmp_path / "x", "--to", "peft")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *given: object) -> str:
+    assert main(["convert", *map(str, given)]) == 2
+    return capsys.readouterr().err
+
+
+def test_what_is_refused(
+    tmp_path: Path, base: Path, kohya: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    assert "give the model's folder as well" in refused(capsys, kohya, out, "--to", "diffusers")
+    flux = {"_class_name": "FluxTransformer2DModel"}
+    (base / "transformer" / "config.json").write_text(json.dumps(flux))
+    said = refused(capsys, kohya, out, "--to", "diffusers", "--base", base)
+    assert "not a QwenImageTransformer2DModel" in said
+    small = TRANSFORMER | {"num_attention_heads": 2}
+    (base / "transformer" / "config.json").write_text(json.dumps(small))
+    said = refused(capsys, kohya, out, "--to", "diffusers", "--base", base)
+    assert f"{TO_Q}: the model's layer is (64, 64) wide" in said
+    assert "no such file" in refused(capsys, tmp_path / "no.safetensors", out, "--to", "comfyui")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "remedy"),
+    [
+        ("out", "diffusers", "end it in .safetensors"),
+        ("out.bin", "comfyui", "end it in .safetensors"),
+        ("out.safetensors", "peft", "name a folder"),
+        ("model", "peft", "remove what is there"),
+        ("kohya.safetensors", "comfyui", "remove what is there"),
+    ],
+)
+def test_nothing_is_overwritten_or_misnamed(
+    name: str,
+    layout: str,
+    remedy: str,
+    tmp_path: Path,
+    base: Path,
+    kohya: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = kohya.read_bytes()
+    assert remedy in refused(capsys, kohya, tmp_path / name, "--to", layout, "--base", base)
+    assert kohya.read_bytes() == before
+    assert (base / "transformer" / "config.json").is_file()
