@@ -1,0 +1,101 @@
+"""What a bench runs, without running it."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.bank import Bank, Effect, Instruction, Pair
+from pipeline.config import load_recipe, recipe_hash, vary
+from pipeline.models.lora_formats import read_lora
+from pipeline.problems import InputError
+from pipeline.stages.bench import ABLATION, QUICK, part_of
+from pipeline.stages.contenders import cascade, stacked, untrained_contenders
+from pipeline.stages.generality import known_edits
+from tests.evaluation_case import make_case
+
+RECIPE = Path("pipeline/recipes/bench.yaml")
+
+
+def effect(name: str, category: str) -> Effect:
+    return Effect(name, f"make it {name}", None, category, 1.0, "", None, None)
+
+
+def bank_of(*effects: Effect, general: tuple[Instruction, ...] = ()) -> Bank:
+    pairs = tuple(Pair(e.name, Path("a.png"), Path("b.png")) for e in effects)
+    return Bank(Path("."), effects, pairs, general, (), ())
+
+
+def test_a_part_of_the_bank_takes_its_categories_in_turn() -> None:
+    kinds = ["tone"] * 5 + ["layout"] * 2 + ["textured"] * 5
+    bank = bank_of(*(effect(f"e{i}", kind) for i, kind in enumerate(kinds)))
+    part = part_of(bank, 8)
+    assert Counter(e.category for e in part.effects) == {"tone": 3, "layout": 2, "textured": 3}
+    assert [p.effect for p in part.pairs] == [e.name for e in part.effects]
+    # A larger part holds the smaller one: the curves by number of effects are of growing banks.
+    assert {e.name for e in part_of(bank, 4).effects} < {e.name for e in part.effects}
+    assert part_of(bank, 99).effects == bank.effects
+
+
+def test_every_ablation_is_another_run_that_a_recipe_allows() -> None:
+    recipe = load_recipe(RECIPE)
+    hashes = {recipe_hash(vary(recipe, switches)) for switches in ABLATION.values()}
+    assert len(hashes) == len(ABLATION)
+    quick = vary(recipe, QUICK)
+    assert all(vary(quick, switches) for switches in ABLATION.values())
+
+
+def test_seeds_share_teachers_and_not_students() -> None:
+    recipe = load_recipe(RECIPE)
+    one, two = (vary(recipe, {"distill.seed": seed}) for seed in (1, 2))
+    assert one.seed == two.seed == recipe.seed
+    assert recipe_hash(one) != recipe_hash(two)
+
+
+def test_a_switch_that_no_recipe_has_is_refused() -> None:
+    with pytest.raises(InputError, match=r"distill\.warm"):
+        vary(load_recipe(RECIPE), {"distill.warm": 3})
+    with pytest.raises(InputError, match="p_switch"):
+        vary(load_recipe(RECIPE), {"distill.p_switch": 3.0})
+
+
+def test_generality_is_asked_in_the_banks_own_words() -> None:
+    rows = (
+        "make it brighter",
+        "brighten the photo",
+        "add noise",
+        "sing a song",
+        "mirror the photo",
+    )
+    bank = bank_of(general=tuple(Instruction(Path("a.png"), text) for text in rows))
+    assert known_edits(bank, 8) == {"make it brighter": "brighten", "mirror the photo": "mirror"}
+    assert len(known_edits(bank, 1)) == 1
+
+
+def test_a_cascade_adds_the_acceleration_to_each_teacher(tmp_path: Path) -> None:
+    case = make_case(tmp_path)
+    method = cascade(case.recipe, case.manifest, case.student, tmp_path / "made")
+    assert (method.sampler, method.steps, method.guidance) == ("student", 4, 1.0)
+    for entry in case.manifest.effects:
+        both = read_lora(method.adapters[entry.name][0]).modules
+        teacher, fast = read_lora(entry.adapter).modules, read_lora(case.student).modules
+        for name, module in both.items():
+            parts = [lora[name] for lora in (teacher, fast) if name in lora]
+            sums = sum(p.scale * p.up.float() @ p.down.float() for p in parts)
+            update = module.scale * module.up.float() @ module.down.float()
+            torch.testing.assert_close(update, sums, atol=1e-3, rtol=1e-2)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "made").iterdir()}
+    stacked([Path(case.manifest.effects[0].adapter), case.student], tmp_path / "made")
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "made").iterdir()} == before
+
+
+def test_contenders_without_training(tmp_path: Path) -> None:
+    case = make_case(tmp_path)
+    few, *merges = untrained_contenders(case.recipe, case.manifest, tmp_path / "made")
+    assert (few.name, few.steps, few.guidance, few.sampler) == ("teacher-few", 4, 1.0, "euler")
+    assert [m.name for m in merges] == ["merge-linear", "merge-ties", "merge-dare"]
+    for method in merges:
+        assert (method.steps, method.guidance) == (3, 4.0)
+        # One set of weights for every effect.
+        assert len(set(method.adapters.values())) == 1
