@@ -74,6 +74,7 @@ def rollout_stream(
         compute=ActorPoolStrategy(min_size=pool.min, max_size=pool.max),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
+        resources=pool.resources,
     )
 
 
@@ -102,7 +103,8 @@ def run_student_group(
             num_workers=workers,
             use_gpu=group.num_gpus > 0,
             resources_per_worker={"CPU": group.num_cpus}
-            | ({"GPU": group.num_gpus} if group.num_gpus else {}),
+            | ({"GPU": group.num_gpus} if group.num_gpus else {})
+            | group.resources,
         ),
         run_config=RunConfig(
             name=place.name,

@@ -46,7 +46,9 @@ def teach_all(
     from pipeline.distill.teach import TeachPlan
 
     pool, settings = recipe.cluster.teacher_pool, recipe.teach
-    task = teach_effect.options(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)
+    task = teach_effect.options(
+        num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, resources=pool.resources
+    )
     pending = []
     for sources, path in todo:
         # Each effect has its own noise, whatever else is in the bank.
