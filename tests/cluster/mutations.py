@@ -27,7 +27,7 @@ class Mutation:
     named: str = ""
 
     @property
-    def reported_in(self) -> str:
+    def named_in(self) -> str:
         return self.named or self.file
 
 
@@ -71,6 +71,7 @@ def pod(group: int, path: str) -> str:
     return worker(group, f"template.spec.{path}")
 
 
+RENAME = {"op": "replace", "path": "/spec/workerGroupSpecs/0/groupName", "value": "cpu"}
 HEAD = "headGroupSpec.template.spec"
 SUBMITTER = "submitterPodTemplate.spec.containers.0"
 FIRST = "containers.0"
@@ -91,7 +92,13 @@ SCHEMA = (
     without("no_head", "headGroupSpec"),
     ray("unknown_field_of_a_job", "shutdownAfterJobFinish", True, file=JOB),
     Mutation("wrong_version", RAY, put(0, "apiVersion", "ray.io/v1alpha1"), "apiVersion"),
-    Mutation("name_with_capitals", JOB, put(0, "metadata.name", "My_Run"), "target", "job/kustom"),
+    Mutation(
+        "name_with_capitals",
+        JOB,
+        put(0, "metadata.name", "My_Run"),
+        "target",
+        "job/kustomization.yaml",
+    ),
     Mutation("inlined_secret_object", SETTINGS, put(0, "kind", "Secret"), "kind"),
     Mutation(
         "unknown_field_of_a_policy", NETWORK, put(0, "spec.policyType", ["Ingress"]), "policyType"
@@ -116,9 +123,7 @@ OPERATOR = (
     Mutation(
         "two_groups_of_one_name",
         KIND,
-        put(
-            0, "1", {"op": "replace", "path": "/spec/workerGroupSpecs/0/groupName", "value": "cpu"}
-        ),
+        put(0, "1", RENAME),
         "spec.workerGroupSpecs.2.groupName",
         RAY,
     ),
