@@ -118,7 +118,7 @@ OPERATOR = (
     ray("work_on_the_head", "headGroupSpec.rayStartParams.num-cpus", "4"),
     without("head_counts_its_cores", "headGroupSpec.rayStartParams.num-cpus"),
     ray("min_above_max", worker(STUDENT, "minReplicas"), 9),
-    ray("replicas_above_max", worker(CPU, "replicas"), 5),
+    ray("replicas_of_the_autoscaler", worker(CPU, "replicas"), 1),
     ray("negative_idle_timeout", worker(CPU, "idleTimeoutSeconds"), -1),
     Mutation(
         "two_groups_of_one_name",

@@ -164,9 +164,9 @@ def group_findings(group: dict[str, Any], cluster: dict[str, Any]) -> Iterator[F
         yield "minReplicas", least, "below 0", "give 0 or more"
     if least > most:
         yield "minReplicas", least, f"above maxReplicas {most}", "change one of them"
-    if not least <= group.get("replicas", least) <= most:
-        what = "not between minReplicas and maxReplicas"
-        yield "replicas", group["replicas"], what, "change one of them"
+    if "replicas" in group:
+        what = "the autoscaler's number: applying the file again would undo it"
+        yield "replicas", group["replicas"], what, "remove it; minReplicas is where it starts"
     if "idleTimeoutSeconds" in group:
         if group["idleTimeoutSeconds"] < 0:
             yield "idleTimeoutSeconds", group["idleTimeoutSeconds"], "below 0", "give 0 or more"
