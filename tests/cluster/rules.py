@@ -28,23 +28,24 @@ def ray_problems(resource: Resource) -> Iterator[Problem]:
     """What is wrong with a RayCluster or RayJob whose schema is right."""
     findings: list[Finding] = []
     if resource.kind == "RayJob":
-        findings += [(f"spec.{field}", *rest) for field, *rest in job_findings(resource.data)]
+        if len(resource.name) > 47:
+            what = "too long for the names that the operator makes of it"
+            findings.append(("metadata.name", resource.name, what, "at most 47 characters"))
+        found = job_findings(resource.data["spec"])
+        findings += [(f"spec.{field}", *rest) for field, *rest in found]
     cluster, place = cluster_of(resource), cluster_place(resource)
     if cluster is not None:
-        found = [*cluster_findings(cluster), *head_findings(cluster), *fault_findings(cluster)]
+        parts = [*cluster_findings(cluster), *head_findings(cluster), *fault_findings(cluster)]
         for i, group in enumerate(cluster.get("workerGroupSpecs", [])):
             for field, *rest in group_findings(group, cluster):
-                found.append((f"workerGroupSpecs.{i}.{field}", *rest))
-        findings += [(f"{place}.{field}", *rest) for field, *rest in found]
+                parts.append((f"workerGroupSpecs.{i}.{field}", *rest))
+        findings += [(f"{place}.{field}", *rest) for field, *rest in parts]
     for field, value, what, remedy in findings:
         yield Problem(resource.file, field, value, what, remedy)
 
 
-def job_findings(job: dict[str, Any]) -> Iterator[Finding]:
-    """Of a RayJob's own fields, below ``spec``."""
-    spec = job["spec"]
-    if len(job["metadata"]["name"]) > 47:
-        yield "metadata.name", job["metadata"]["name"], "longer than 47", "shorten it"
+def job_findings(spec: dict[str, Any]) -> Iterator[Finding]:
+    """Of a RayJob's own fields."""
     selector = spec.get("clusterSelector")
     if not spec.get("rayClusterSpec") and not selector:
         yield "rayClusterSpec", None, "a job without a cluster", "give rayClusterSpec"
