@@ -7,7 +7,7 @@ DEMO_EFFECTS := cyanotype,sunset,circle_mask,mirror_halves,snow,blind_shadows
 # Small matrices: more BLAS threads than an actor asks for only fight each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-slow lint ui clean
+.PHONY: setup demo submit test test-slow lint ui clean
 
 setup: $(READY)
 
@@ -20,6 +20,12 @@ demo: $(READY)
 	@test -e runs/demo/bank/bank.yaml || \
 	  $(BIN)/collectionlora miniature bank runs/demo/bank --effects $(DEMO_EFFECTS) $(if $(TEACH),--teach)
 	$(BIN)/collectionlora run pipeline/recipes/demo.yaml
+
+# To the Ray cluster in RAY_ADDRESS (with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN where it asks for
+# them). What git ignores is not uploaded, so a recipe names its bank and output by absolute paths on
+# the cluster's shared disk. SUBMIT_FLAGS: more flags of `ray job submit`.
+submit: $(READY)
+	$(BIN)/ray job submit --working-dir . $(SUBMIT_FLAGS) -- python -m pipeline run $(RECIPE)
 
 test: $(READY)
 	$(BIN)/pytest

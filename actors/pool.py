@@ -34,6 +34,7 @@ def through_pool(
         compute=ActorPoolStrategy(min_size=pool.min, max_size=pool.max),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
+        resources=pool.resources,
     )
     with tqdm(total=len(rows), desc=label, unit="row", mininterval=1.0) as bar:
         for done in dataset.iter_batches(batch_size=None, prefetch_batches=0):

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 
 import ray
@@ -21,7 +22,8 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
     """Ray for the block: ``RAY_ADDRESS`` (which ``ray job submit`` sets) or a local cluster.
 
     A local cluster gets as many logical CPUs as the recipe's actors ask for together, plus one
-    for Ray Data's own tasks, so that a small machine cannot starve a pool into a deadlock.
+    for Ray Data's own tasks, so that a small machine cannot starve a pool into a deadlock; and
+    all the custom resources by which the recipe places actors on a larger cluster's nodes.
     """
     if ray.is_initialized():
         yield
@@ -38,7 +40,10 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
         ray.init(**common)
     else:
         ray.init(
-            num_cpus=max(os.cpu_count() or 1, _asked(cluster)), include_dashboard=False, **common
+            num_cpus=max(os.cpu_count() or 1, _asked(cluster)),
+            resources=_asked_resources(cluster),
+            include_dashboard=False,
+            **common,
         )
     # ray.init sets a handler of its own, under which a driver that waits for Ray Train never
     # ends. All there is to lose is in the last checkpoint, so leave at once: Ray ends the actors.
@@ -64,6 +69,15 @@ def _asked(cluster: ClusterSettings) -> int:
     distill = group.workers * group.num_cpus + pool.max * pool.num_cpus
     encode = cluster.encoder_pool.max * cluster.encoder_pool.num_cpus
     return int(max(distill, encode)) + 1
+
+
+def _asked_resources(cluster: ClusterSettings) -> dict[str, float]:
+    group, asked = cluster.student_group, defaultdict[str, float](float)
+    parts = [(pool.max, pool.resources) for pool in (cluster.encoder_pool, cluster.teacher_pool)]
+    for count, resources in [*parts, (group.workers, group.resources)]:
+        for name, amount in resources.items():
+            asked[name] += count * amount
+    return dict(asked)
 
 
 def device_of(model: ModelSettings, num_gpus: float) -> str:

@@ -21,6 +21,7 @@ from ray.train import (
     ScalingConfig,
 )
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.policy_board import PolicyBoard
 from actors.student_worker import StudentArguments, train_loop
@@ -74,6 +75,7 @@ def rollout_stream(
         compute=ActorPoolStrategy(min_size=pool.min, max_size=pool.max),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
+        resources=pool.resources,
     )
 
 
@@ -90,9 +92,11 @@ def run_student_group(
     Each worker group that Ray Train starts gets a new stream that begins at the checkpointed
     round. Blocks keep their order, so each rank gets its own block of every round.
     """
-    board = PolicyBoard.options(name=student.board, namespace=student.namespace).remote(  # type: ignore[attr-defined]
-        keep=student.lag + 2
-    )
+    # Asking for nothing, the board could land on a preemptible node, or on one that counts as idle.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = PolicyBoard.options(  # type: ignore[attr-defined]
+        name=student.board, namespace=student.namespace, scheduling_strategy=here
+    ).remote(keep=student.lag + 2)
     options = ExecutionOptions(preserve_order=True)
     rounds, workers = student.settings.rounds, group.workers
     trainer = TorchTrainer(
@@ -102,7 +106,8 @@ def run_student_group(
             num_workers=workers,
             use_gpu=group.num_gpus > 0,
             resources_per_worker={"CPU": group.num_cpus}
-            | ({"GPU": group.num_gpus} if group.num_gpus else {}),
+            | ({"GPU": group.num_gpus} if group.num_gpus else {})
+            | group.resources,
         ),
         run_config=RunConfig(
             name=place.name,

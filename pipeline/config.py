@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.problems import InputError, Problem, from_pydantic
@@ -28,6 +28,19 @@ Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Guidance = Annotated[float, Field(ge=1, le=30, allow_inf_nan=False)]
+
+
+def _custom(name: str) -> str:
+    if name in ("CPU", "GPU", "memory", "object_store_memory"):
+        raise ValueError(f"{name} is no custom resource: use num_cpus and num_gpus")
+    return name
+
+
+# What nodes declare with `ray start --resources`, or a KubeRay group with `resources`.
+ResourceName = Annotated[
+    str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$"), AfterValidator(_custom)
+]
+Resources = dict[ResourceName, Annotated[float, Field(gt=0, le=10**6, allow_inf_nan=False)]]
 
 # All the linear layers of a block that the published LoRAs are on.
 MODULES = (
@@ -153,12 +166,16 @@ class DistillSettings(Section):
 
 
 class PoolSettings(Section):
-    """A Ray actor pool: its size and what each actor asks of the cluster."""
+    """A Ray actor pool: its size and what each actor asks of the cluster.
+
+    ``resources`` are custom ones, by which actors are placed on the nodes that have them.
+    """
 
     min: Positive = 1
     max: Positive = 1
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    resources: Resources = {}
     threads: Positive = 1
     adapters_resident: Positive = 64
 
@@ -175,6 +192,7 @@ class StudentGroupSettings(Section):
     workers: Positive = 1
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    resources: Resources = {}
     threads: Positive = 1
     max_failures: Annotated[int, Field(ge=-1)] = 3
 

@@ -75,7 +75,9 @@ def learn(
     from pipeline.distill.teach import TeachPlan
 
     pool = recipe.cluster.teacher_pool
-    task = teach_effect.options(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)
+    task = teach_effect.options(
+        num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, resources=pool.resources
+    )
     pending = []
     for lesson in lessons:
         plan = TeachPlan(

@@ -8,13 +8,14 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def ray_cluster() -> Iterator[None]:
-    """Four logical CPUs, whatever the machine has."""
+    """Four logical CPUs, whatever the machine has, and custom resources to place actors by."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     import ray
 
     ray.init(
         num_cpus=4,
+        resources={"teacher": 2, "student": 2},
         include_dashboard=False,
         log_to_driver=False,
         logging_level="warning",

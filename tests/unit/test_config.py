@@ -129,6 +129,21 @@ def test_hash_is_over_what_decides_the_weights(tmp_path: Path) -> None:
     assert recipe_hash(load_recipe(path, ("distill.ema=0.9",))) != base
 
 
+def test_custom_resources_are_named_amounts(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        write(tmp_path, MINIMAL), ("cluster.teacher_pool.resources={teacher: 1, fast-disk: 0.5}",)
+    )
+    assert recipe.cluster.teacher_pool.resources == {"teacher": 1.0, "fast-disk": 0.5}
+    assert recipe.cluster.student_group.resources == {}
+
+
+@pytest.mark.parametrize("resources", ["{GPU: 1}", "{teacher: 0}", "{2nd: 1}", "[teacher]"])
+def test_wrong_custom_resources_are_reported(tmp_path: Path, resources: str) -> None:
+    override = f"cluster.student_group.resources={resources}"
+    _, problems = inspect_recipe(write(tmp_path, MINIMAL), (override,))
+    assert [p.field for p in problems if p.field.startswith("cluster.student_group.resources")]
+
+
 def test_a_problem_shows_little_of_a_large_value() -> None:
     problem = Problem("recipe.yaml", "name", "x" * 10_000, "too long", "shorten it")
     assert str(problem).startswith("recipe.yaml: name: too long (found 'xxx")

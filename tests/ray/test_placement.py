@@ -1,0 +1,82 @@
+"""Actors ask for the custom resources that the recipe names, and are placed by them."""
+
+from typing import Any
+
+import pytest
+import ray
+
+from actors import session, student_group
+from actors.pool import through_pool
+from pipeline.config import ClusterSettings, PoolSettings, StudentGroupSettings
+
+
+class Assigned:
+    """Returns what Ray assigned to its actor."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"teacher": [ray.get_runtime_context().get_assigned_resources().get("teacher", 0)]}
+
+
+def test_a_pool_is_placed_by_its_resources() -> None:
+    pool = PoolSettings(num_cpus=0.5, resources={"teacher": 2.0})
+    (batch,) = through_pool([{"row": 0}], Assigned, {}, pool, 1, "placed")
+    assert batch["teacher"].tolist() == [2.0]
+
+
+class Stop(Exception):
+    """Raised by the trainer that stands in for Ray Train, once it has been asked to fit."""
+
+
+def test_student_group_and_rollouts_ask_for_their_resources(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    asked: dict[str, Any] = {}
+
+    class Trainer:
+        def __init__(self, loop: Any, **arguments: Any) -> None:
+            asked["student"] = arguments["scaling_config"].resources_per_worker
+            self.stream = arguments["datasets"]["train"]
+
+        def fit(self) -> None:
+            self.stream()
+            raise Stop
+
+    def map_batches(self: Any, actor: type, **arguments: Any) -> None:
+        asked["teacher"] = arguments["resources"]
+
+    monkeypatch.setattr(student_group, "TorchTrainer", Trainer)
+    monkeypatch.setattr(ray.data.Dataset, "map_batches", map_batches)
+
+    class Student:
+        board, namespace, lag = "placement", "collectionlora", 0
+
+        class settings:
+            rounds = 1
+
+    with pytest.raises(Stop):
+        student_group.run_student_group(
+            Student,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            PoolSettings(resources={"teacher": 1.0}),
+            StudentGroupSettings(num_cpus=2.0, num_gpus=1.0, resources={"student": 1.0}),
+            student_group.RunPlace(tmp_path, "placed"),
+            lambda metrics: None,
+        )
+    assert asked == {
+        "teacher": {"teacher": 1.0},
+        "student": {"CPU": 2.0, "GPU": 1.0, "student": 1.0},
+    }
+
+
+def test_a_local_cluster_has_the_resources_that_the_recipe_asks_for() -> None:
+    cluster = ClusterSettings(
+        encoder_pool=PoolSettings(max=2, resources={"encode": 0.5}),
+        teacher_pool=PoolSettings(max=3, resources={"teacher": 1.0, "ssd": 1.0}),
+        student_group=StudentGroupSettings(workers=2, resources={"student": 1.0, "ssd": 2.0}),
+    )
+    assert session._asked_resources(cluster) == {
+        "encode": 1.0,
+        "teacher": 3.0,
+        "ssd": 7.0,
+        "student": 2.0,
+    }
