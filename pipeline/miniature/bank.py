@@ -63,6 +63,9 @@ def write_bank(
                 "category": spec.family,
                 "description": spec.description,
             }
+            if spec.family == "textured":
+                # An outcome by chance takes more samples to learn than a function of the picture.
+                entry["weight"] = 2.0
             kept = KEPT_TEACHERS / f"{name}.safetensors"
             if kept_teachers and not validation and kept.exists():
                 (new / "adapters").mkdir(exist_ok=True)
