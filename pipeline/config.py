@@ -89,12 +89,17 @@ class PromptSettings(Section):
 
 
 class TargetSettings(Section):
-    """The teachers' multi-step outputs y: made once, independent of the student."""
+    """The teachers' multi-step outputs y: made once, independent of the student.
+
+    ``keep_norm``: rescale guided predictions to the conditional one's length, as the stock Qwen
+    pipelines do (and the published training does not).
+    """
 
     sources: Positive = 20
     draws: Positive = 1
     steps: Positive = 40
     guidance: Guidance = 5.0
+    keep_norm: bool = False
     batch: Positive = 8
 
 

@@ -143,8 +143,9 @@ def _check_adapters(bank: Bank, shapes: Shapes | None) -> Iterable[Problem]:
 
 def _check_images(bank: Bank) -> list[Problem]:
     """Every image decoded once, on a few threads; no held-out photograph is trained on."""
-    training = [image for pair in bank.pairs for image in (pair.source, pair.target)]
-    training += [row.image for row in bank.general] + list(bank.photographs)
+    training = [image for pair in bank.pairs for image in (*pair.sources, pair.target)]
+    training += [image for row in bank.general for image in row.images]
+    training += bank.photographs
     paths = list(dict.fromkeys([*training, *bank.test]))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         checked = dict(zip(paths, pool.map(_check_image, paths), strict=True))

@@ -25,11 +25,13 @@ def test_a_bank_by_its_folder_or_its_file(tmp_path: Path) -> None:
     assert (snow.category, snow.weight, snow.caption) == ("general", 1.0, None)
     assert snow.adapter == work.file("adapters/snow.safetensors")
     assert negative.description == "a photograph with negative"
-    assert [p.source.name for p in bank.pairs_of("snow")] == [
+    assert [p.sources[0].name for p in bank.pairs_of("snow")] == [
         "snow_1_source.png",
         "snow_2_source.png",
     ]
-    assert [(row.image.name, row.prompt) for row in bank.general] == [("1.png", "make it brighter")]
+    assert [(row.images[0].name, row.prompt) for row in bank.general] == [
+        ("1.png", "make it brighter")
+    ]
     assert [p.parent.name for p in bank.photographs + bank.test] == ["photographs", "test"]
 
 

@@ -14,6 +14,7 @@ from pipeline.types import EffectEntry, Manifest, Sample
 
 CHANNELS, WIDTH, PROMPT = 80, 64, 16
 ROWS, COLUMNS = 1, 2
+SHAPES = ((1, ROWS, COLUMNS), (1, ROWS, COLUMNS))
 MODULES = (
     "attn.to_q",
     "attn.to_k",
@@ -88,9 +89,7 @@ def tiny_collection(folder: Path, editor: QwenImageEditor) -> tuple[Path, Manife
             source, target = f"source{e}.{i}", f"target{e}.{i}"
             tensors[source] = seeded((ROWS * COLUMNS, CHANNELS), 100 + 10 * e + i)
             tensors[target] = seeded((ROWS * COLUMNS, CHANNELS), 200 + 10 * e + i)
-            samples.append(
-                Sample(source, f"student{e}", f"teacher{e}", "null", target, ROWS, COLUMNS)
-            )
+            samples.append(Sample((source,), f"student{e}", f"teacher{e}", "null", target, SHAPES))
         effects.append(
             EffectEntry(f"effect{e}", str(path), content_hash(path), 1.0 + e, tuple(samples))
         )
@@ -98,7 +97,7 @@ def tiny_collection(folder: Path, editor: QwenImageEditor) -> tuple[Path, Manife
     for i in range(3):
         tensors[f"general{i}"] = seeded((ROWS * COLUMNS, CHANNELS), 300 + i)
         tensors[f"words{i}"] = seeded((4 + i, PROMPT), 400 + i)
-        general.append(Sample(f"general{i}", f"words{i}", f"words{i}", "null", None, ROWS, COLUMNS))
+        general.append(Sample((f"general{i}",), f"words{i}", f"words{i}", "null", None, SHAPES))
     items = list(tensors.items())
     write_part(store, items[: len(items) // 2])
     write_part(store, items[len(items) // 2 :])

@@ -116,7 +116,9 @@ def _reference_row(worker: RolloutWorker, manifest: Manifest, r: int, i: int) ->
         return gaussian((ROWS * COLUMNS, CHANNELS), plan.seed, purpose, r, 0, i, index)[None]
 
     def x0(x: Tensor, t: float, name: str, prompt: str) -> Tensor:
-        given = Conditions(store.get(prompt)[None], None, store.get(sample.source)[None], shapes)
+        given = Conditions(
+            store.get(prompt)[None], None, store.get(sample.sources[0])[None], shapes
+        )
         with worker.adapters.use(name), torch.no_grad():
             return x - t * worker.editor.velocity(x, torch.tensor([t]), given)
 

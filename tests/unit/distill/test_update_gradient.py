@@ -44,7 +44,7 @@ class Slow:
         given = Conditions(
             store.get(sample.student_prompt)[None],
             None,
-            store.get(sample.source)[None],
+            store.get(sample.sources[0])[None],
             [(1, ROWS, COLUMNS)] * 2,
         )
         with self.trainer.adapters.use(name):
