@@ -81,5 +81,6 @@ def forwards_per_student_update(recipe: Recipe, bank: Bank) -> tuple[float, floa
 def lora_parameters(recipe: Recipe) -> int:
     """Parameters of the student's LoRA."""
     shapes = transformer_shapes(recipe.model.path)
-    modules, rank = recipe.student.lora.modules, recipe.student.lora.rank
+    rank = recipe.student.lora.rank
+    modules = tuple(f".{module}" for module in recipe.student.lora.modules)
     return sum(rank * sum(s) for name, s in shapes.items() if name.endswith(modules))

@@ -25,9 +25,9 @@ class Family:
 
     pipeline, transformer: diffusers' classes; text: the subfolders that decide what a prompt's
     encoding is; prompts_see_images: whether its source pictures do, too; max_sources: source
-    pictures the stock pipeline takes; blocks: the first block of each kind; halvings: how often
-    the autoencoder of a config halves a picture's sides; guidance: what a guidance-distilled
-    model is told, which its exports must be run at (None: the model takes none).
+    pictures the stock pipeline takes; halvings: how often the autoencoder of a config halves a
+    picture's sides; guidance: what a guidance-distilled model is told, which its exports must be
+    run at (None: the model takes none).
     """
 
     pipeline: str
@@ -35,7 +35,6 @@ class Family:
     text: tuple[str, ...]
     prompts_see_images: bool
     max_sources: int
-    blocks: tuple[str, ...]
     fit_source: Callable[[int, int, int], Size]
     halvings: Callable[[dict[str, Any]], int]
     guidance: float | None
@@ -47,7 +46,6 @@ QWEN_IMAGE_EDIT = Family(
     text=("text_encoder", "tokenizer", "processor"),
     prompts_see_images=True,
     max_sources=3,
-    blocks=("transformer_blocks.0.",),
     fit_source=fit_area,
     halvings=lambda vae: len(vae["temperal_downsample"]),
     guidance=None,
@@ -58,7 +56,6 @@ FLUX_KONTEXT = Family(
     text=("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
     prompts_see_images=False,
     max_sources=1,
-    blocks=("transformer_blocks.0.", "single_transformer_blocks.0."),
     fit_source=fit_kontext,
     halvings=lambda vae: len(vae["block_out_channels"]) - 1,
     guidance=KONTEXT_GUIDANCE,
@@ -70,12 +67,13 @@ def family_of(folder: str | Path) -> Family:
     """The family of a diffusers folder.
 
     Raises:
-        ValueError: no ``model_index.json``, or of a pipeline that is not one of ``FAMILIES``.
+        ValueError: no readable ``model_index.json``, or not of one of ``FAMILIES``.
     """
     index = Path(folder) / "model_index.json"
     if not index.is_file():
         raise ValueError(f"{index}: no such file; give a diffusers folder")
-    name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    found = json.loads(index.read_text(encoding="utf-8"))
+    name = found.get("_class_name") if isinstance(found, dict) else None
     if name not in FAMILIES:
         raise ValueError(f"{index}: {name!r} is not one of {', '.join(FAMILIES)}")
     return FAMILIES[name]
