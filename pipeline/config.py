@@ -55,7 +55,7 @@ class Section(BaseModel):
 
 
 class ModelSettings(Section):
-    """The frozen base: a diffusers folder in the ``QwenImageEditPlusPipeline`` layout."""
+    """The frozen base: a diffusers folder, whose ``model_index.json`` says its family."""
 
     path: PathText = "pipeline/miniature/base"
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -22,6 +22,7 @@ from pipeline.distill.schedule import (
     student_sigmas,
     target_simulation_steps,
 )
+from pipeline.types import Manifest
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,19 @@ class BucketCounts:
 
     samples: tuple[int, ...]
     general: int
+
+
+def count_buckets(manifest: Manifest) -> tuple[BucketCounts, ...]:
+    """The counts of a collection's buckets, in the order of ``Manifest.buckets``."""
+
+    def count(stream: int | None, bucket: int) -> int:
+        return len(manifest.rows.get((stream, bucket), ()))
+
+    effects = range(len(manifest.effects))
+    return tuple(
+        BucketCounts(tuple(count(effect, bucket) for effect in effects), count(None, bucket))
+        for bucket in range(len(manifest.buckets))
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.config import Recipe
 from pipeline.distill.rates import RateSettings
 from pipeline.distill.update import UpdateSettings
-from pipeline.plan import BucketCounts, PlanSettings
+from pipeline.plan import PlanSettings, count_buckets
 from pipeline.types import Manifest
 
 if TYPE_CHECKING:
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 def plan_settings(recipe: Recipe, manifest: Manifest) -> PlanSettings:
     """What the routed plan depends on."""
     distill, student = recipe.distill, recipe.student
-
-    def count(stream: int | None, bucket: int) -> int:
-        return len(manifest.rows.get((stream, bucket), ()))
-
-    effects, buckets = range(len(manifest.effects)), range(len(manifest.buckets))
     return PlanSettings(
         seed=recipe.seed,
         batch=distill.batch,
@@ -39,9 +34,7 @@ def plan_settings(recipe: Recipe, manifest: Manifest) -> PlanSettings:
         effect_weights=tuple(e.weight for e in manifest.effects),
         samples=tuple(len(e.samples) for e in manifest.effects),
         general=len(manifest.general),
-        buckets=tuple(
-            BucketCounts(tuple(count(e, b) for e in effects), count(None, b)) for b in buckets
-        ),
+        buckets=count_buckets(manifest),
     )
 
 
