@@ -16,7 +16,7 @@ from pipeline.evaluation.metrics import EffectJudge, fidelity_db, subject_kept, 
 from pipeline.evaluation.report import ImageScore
 from pipeline.miniature.autoencoder import single_frame_convolutions
 from pipeline.miniature.effects import EFFECTS, true_samples
-from pipeline.models.qwen_image_edit import QwenImageEditor
+from pipeline.models.families import load_editor
 from pipeline.storage import write_atomic
 from pipeline.tensor_store import TensorStore
 
@@ -66,7 +66,7 @@ class JudgeActor:
         families: dict[str, str],
     ) -> None:
         torch.set_num_threads(threads)
-        self.editor = QwenImageEditor.load(model, ["vae"], device, getattr(torch, dtype))
+        self.editor = load_editor(model, ["vae"], device, getattr(torch, dtype))
         self.store = TensorStore([Path(pictures)])
         self.folder = Path(folder)
         self.truth = truth
@@ -132,13 +132,14 @@ class JudgeActor:
     @torch.no_grad()
     def _autoencoded(self, pictures: Array) -> Array:
         """``[n, H, W, 3]`` through the autoencoder and back, as an output has been."""
-        vae = self.editor.vae
-        x = torch.from_numpy(pictures).permute(0, 3, 1, 2).unsqueeze(2) * 2 - 1
-        parts = (x[i : i + _CHUNK].to(vae.device, vae.dtype) for i in range(0, len(x), _CHUNK))
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2) * 2 - 1
+        _, rows, columns = self.editor.geometry.tokens((x.shape[3], x.shape[2]))
+        parts = (x[i : i + _CHUNK] for i in range(0, len(x), _CHUNK))
         with single_frame_convolutions():
-            back = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in parts]
-        seen = (torch.cat(back)[:, :, 0].float().cpu() / 2 + 0.5).clamp(0, 1)
-        return np.asarray(seen.permute(0, 2, 3, 1).numpy())
+            back = [
+                self.editor.decode(self.editor.encode_pixels(p), (rows, columns)) for p in parts
+            ]
+        return np.asarray(torch.cat(back).cpu().permute(0, 2, 3, 1).numpy())
 
     def _picture(self, key: str) -> Array:
         return np.asarray(self.store.get(key).numpy())

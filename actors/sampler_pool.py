@@ -1,5 +1,6 @@
 """The sampler pool: one picture for every method, effect and held-out photograph, and its cost."""
 
+import json
 import time
 from collections.abc import Sequence
 from itertools import groupby
@@ -12,14 +13,11 @@ from torch import Tensor
 
 from pipeline.distill.batches import conditions_of
 from pipeline.distill.counting import ForwardCounter
-from pipeline.distill.losses import guided_x0
 from pipeline.distill.noise import gaussian_batch
-from pipeline.distill.sampler import euler_sample, student_trajectory
-from pipeline.distill.schedule import student_sigmas, teacher_sigmas
+from pipeline.distill.sampler import sample_student, sample_teacher
 from pipeline.evaluation.effectbench import EvalRow, cost_key
 from pipeline.models.adapters import BASE, Adapters, TeacherCache
-from pipeline.models.editor import concatenate
-from pipeline.models.qwen_image_edit import QwenImageEditor
+from pipeline.models.families import load_editor
 from pipeline.tensor_store import TensorStore, write_part
 from pipeline.types import Sample
 
@@ -45,7 +43,7 @@ class SamplerActor:
     ) -> None:
         torch.set_num_threads(threads)
         precision = getattr(torch, dtype)
-        self.editor = QwenImageEditor.load(model, ["transformer", "vae"], device, precision)
+        self.editor = load_editor(model, ["transformer", "vae"], device, precision)
         self.adapters = Adapters(self.editor.transformer)
         self.resident = TeacherCache(self.adapters, adapters_resident)
         self.store = TensorStore([Path(s) for s in stores])
@@ -83,33 +81,25 @@ class SamplerActor:
         """
         first, device = rows[0], self.editor.device
         samples = [
-            Sample(
-                source=r["source"],
-                student_prompt=r["prompt"],
-                teacher_prompt=r["prompt"],
-                null_prompt=r["null_prompt"],
-                target=None,
-                rows=r["rows"],
-                columns=r["columns"],
+            Sample.from_dict(
+                {
+                    "sources": [r["source"]],
+                    "student_prompt": r["prompt"],
+                    "teacher_prompt": r["prompt"],
+                    "null_prompt": r["null_prompt"],
+                    "target": None,
+                    "shapes": json.loads(r["shapes"]),
+                }
             )
             for r in rows
         ]
         names = [r["adapter_hash"] or BASE for r in rows]
-        conditions = conditions_of(samples, "teacher", self.store)
-        guidance = first["guidance"]
-        if guidance != 1:
-            conditions = concatenate(conditions, conditions_of(samples, "null", self.store))
+        conditions = conditions_of(samples, "teacher", self.store).to(device)
+        null = None
+        if first["guidance"] != 1:
+            null = conditions_of(samples, "null", self.store).to(device)
             names += names
-        conditions = conditions.to(device)
-
-        def velocity(x: Tensor, t: Tensor) -> Tensor:
-            if guidance == 1:
-                return self.editor.velocity(x, t, conditions)
-            v = self.editor.velocity(torch.cat([x, x]), torch.cat([t, t]), conditions)
-            cond, uncond = v.chunk(2)
-            return guided_x0(cond, uncond, guidance)
-
-        shape = (first["rows"] * first["columns"], conditions.sources.shape[-1])
+        shape = (samples[0].tokens, conditions.sources.shape[-1])
 
         def noise(step: int) -> Tensor:
             keys = [
@@ -117,22 +107,21 @@ class SamplerActor:
             ]
             return gaussian_batch(shape, keys).to(device)
 
-        steps = first["steps"]
+        steps, guidance, keep = first["steps"], first["guidance"], first["keep_norm"]
         with self.adapters.use(*names):
             if first["sampler"] == "euler":
-                own_shift = float(self.editor.scheduler.config["shift"])
-                x0 = euler_sample(velocity, noise(0), teacher_sigmas(steps, own_shift))
+                x0 = sample_teacher(self.editor, conditions, null, noise(0), steps, guidance, keep)
             else:
-                sigmas = student_sigmas(steps, first["shift"])
-                x0 = student_trajectory(velocity, noise(0), noise, sigmas)[1][-1]
-        pictures = self.editor.decode(x0, (first["rows"], first["columns"]))
+                shift = first["shift"]
+                x0 = sample_student(self.editor, conditions, noise(0), noise, steps, shift)
+        pictures = self.editor.decode(x0, samples[0].grid)
         return pictures.permute(0, 2, 3, 1).cpu()
 
 
 def _setting(row: EvalRow) -> tuple[object, ...]:
     """What all rows of one forward must share."""
-    shape = (row["rows"], row["columns"])
-    return row["method"], row["sampler"], row["steps"], row["guidance"], row["shift"], shape
+    own = (row["method"], row["sampler"], row["steps"], row["guidance"], row["shift"])
+    return *own, row["keep_norm"], row["shapes"]
 
 
 def _rows(batch: dict[str, Any]) -> list[EvalRow]:

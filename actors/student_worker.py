@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
 from pipeline.models.adapters import Adapters
-from pipeline.models.qwen_image_edit import QwenImageEditor
+from pipeline.models.families import load_editor
 from pipeline.plan import PlanSettings
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Manifest, Rollout
@@ -50,7 +50,7 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
     """Build the student's half in this process: base, two adapters, two optimizers."""
     torch.set_num_threads(arguments.threads)
     dtype = getattr(torch, arguments.dtype)
-    editor = QwenImageEditor.load(arguments.model, ["transformer"], arguments.device, dtype)
+    editor = load_editor(arguments.model, ["transformer"], arguments.device, dtype)
     if arguments.gradient_checkpointing:
         editor.transformer.enable_gradient_checkpointing()
     adapters = Adapters(editor.transformer)

@@ -1,5 +1,6 @@
 """The target pool: the teachers' multi-step outputs with guidance, effects mixed in a batch."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,18 @@ from torch import Tensor
 
 from pipeline.distill.batches import conditions_of
 from pipeline.distill.noise import gaussian_batch
-from pipeline.distill.sampler import euler_sample, guided_velocity
-from pipeline.distill.schedule import teacher_sigmas
+from pipeline.distill.sampler import sample_teacher
 from pipeline.models.adapters import Adapters, TeacherCache
-from pipeline.models.editor import concatenate
-from pipeline.models.qwen_image_edit import QwenImageEditor
+from pipeline.models.families import load_editor
 from pipeline.tensor_store import TensorStore, write_part
-from pipeline.types import Sample
+from pipeline.types import TargetJob
 
 
 class TargetActor:
-    """Makes targets y for rows ``{key, adapter, adapter_hash, sample, seed}`` into a store."""
+    """Makes the targets y of :class:`TargetJob` rows into a store.
+
+    Rows of unlike buckets are made one bucket after another.
+    """
 
     def __init__(
         self,
@@ -32,41 +34,41 @@ class TargetActor:
         folder: str,
         steps: int,
         guidance: float,
+        keep_norm: bool,
     ) -> None:
         torch.set_num_threads(threads)
-        self.editor = QwenImageEditor.load(model, ["transformer"], device, getattr(torch, dtype))
+        self.editor = load_editor(model, ["transformer"], device, getattr(torch, dtype))
         self.adapters = Adapters(self.editor.transformer)
         self.teachers = TeacherCache(self.adapters, adapters_resident)
         self.store = TensorStore([Path(s) for s in stores])
         self.folder = Path(folder)
-        shift = float(self.editor.scheduler.config["shift"])
-        self.sigmas = teacher_sigmas(steps, shift)
+        self.steps = steps
         self.guidance = guidance
+        self.keep_norm = keep_norm
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        samples = [Sample(**s) for s in batch["sample"]]
-        names = [str(name) for name in batch["adapter_hash"]]
-        paths = [Path(str(path)) for path in batch["adapter"]]
-        self.teachers.ensure(dict(zip(names, paths, strict=True)))
-        y = self._sample(samples, names, [int(s) for s in batch["seed"]])
-        write_part(self.folder, list(zip(map(str, batch["key"]), y.cpu(), strict=True)))
+        columns = (batch[name] for name in TargetJob.COLUMNS)
+        jobs = [TargetJob.from_row(*row) for row in zip(*columns, strict=True)]
+        self.teachers.ensure({job.adapter_hash: Path(job.adapter) for job in jobs})
+        made: list[tuple[str, Tensor]] = []
+        for _, group in groupby(jobs, key=lambda job: job.sample.shapes):
+            rows = list(group)
+            made += zip([job.key for job in rows], self._sample(rows).cpu(), strict=True)
+        write_part(self.folder, made)
         return {"key": np.asarray(batch["key"])}
 
-    @torch.no_grad()
-    def _sample(self, samples: list[Sample], names: list[str], seeds: list[int]) -> Tensor:
+    def _sample(self, jobs: list[TargetJob]) -> Tensor:
+        """Targets ``[B, N, C]`` of jobs of one bucket."""
         device = self.editor.device
-        conditions = concatenate(
-            conditions_of(samples, "teacher", self.store),
-            conditions_of(samples, "null", self.store),
-        ).to(device)
-        first = samples[0]
-        shape = (first.rows * first.columns, conditions.sources.shape[-1])
-        noise = gaussian_batch(shape, [(seed, "target") for seed in seeds]).to(device)
-
-        def pair(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            v = self.editor.velocity(torch.cat([x, x]), torch.cat([t, t]), conditions)
-            cond, uncond = v.chunk(2)
-            return cond, uncond
-
-        with self.adapters.use(*names, *names):
-            return euler_sample(guided_velocity(pair, self.guidance), noise, self.sigmas)
+        samples, names = [job.sample for job in jobs], [job.adapter_hash for job in jobs]
+        conditions = conditions_of(samples, "teacher", self.store).to(device)
+        null = None
+        if self.guidance != 1:
+            null = conditions_of(samples, "null", self.store).to(device)
+            names += names
+        shape = (samples[0].tokens, conditions.sources.shape[-1])
+        noise = gaussian_batch(shape, [(job.seed, "target") for job in jobs]).to(device)
+        with self.adapters.use(*names):
+            return sample_teacher(
+                self.editor, conditions, null, noise, self.steps, self.guidance, self.keep_norm
+            )

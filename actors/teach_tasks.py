@@ -1,5 +1,6 @@
 """Teachers as Ray tasks: one task an effect, as many at once as the cluster has room for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +9,12 @@ import torch
 
 from pipeline.config import LoraSettings
 from pipeline.distill.batches import conditions_of
-from pipeline.distill.teach import TEACHER, TeachPlan, teach
+from pipeline.distill.teach import TEACHER, Pairs, TeachPlan, teach
 from pipeline.models.adapters import Adapters
+from pipeline.models.families import load_editor
 from pipeline.models.lora_formats import LoraModule, write_lora
-from pipeline.models.qwen_image_edit import QwenImageEditor
 from pipeline.tensor_store import TensorStore
-from pipeline.types import Sample
+from pipeline.types import Bucket, Sample
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,18 @@ def teach_effect(
 ) -> tuple[str, float]:
     """Train one teacher and write its LoRA atomically; returns (effect, final loss)."""
     torch.set_num_threads(threads)
-    editor = QwenImageEditor.load(model, ["transformer"], device, getattr(torch, dtype))
+    editor = load_editor(model, ["transformer"], device, getattr(torch, dtype))
     adapters = Adapters(editor.transformer)
     adapters.add(TEACHER, lora.rank, lora.alpha, lora.modules, seed=plan.seed)
     store = TensorStore([Path(s) for s in stores])
-    samples = [sample for sample, _ in job.pairs]
-    targets = torch.stack(store.get_many([target for _, target in job.pairs]))
+    by_bucket: dict[Bucket, list[tuple[Sample, str]]] = {}
+    for sample, target in job.pairs:
+        by_bucket.setdefault(sample.shapes, []).append((sample, target))
     recent: list[float] = []
     weights = teach(
         editor,
         adapters,
-        conditions_of(samples, "teacher", store),
-        conditions_of(samples, "null", store),
-        targets,
+        [_pairs(pairs, store) for pairs in by_bucket.values()],
         plan,
         on_step=lambda step, loss: recent.append(loss),
     )
@@ -64,3 +64,13 @@ def teach_effect(
     }
     write_lora(job.out, modules, {"effect": job.effect})
     return job.effect, sum(recent[-50:]) / len(recent[-50:])
+
+
+def _pairs(pairs: Sequence[tuple[Sample, str]], store: TensorStore) -> Pairs:
+    """Pairs of one bucket, from the store."""
+    samples = [sample for sample, _ in pairs]
+    return Pairs(
+        conditions_of(samples, "teacher", store),
+        conditions_of(samples, "null", store),
+        torch.stack(store.get_many([target for _, target in pairs])),
+    )

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.distill.rollout import STUDENT, RolloutWorker
 from pipeline.models.adapters import Adapters, TeacherCache
-from pipeline.models.qwen_image_edit import QwenImageEditor
+from pipeline.models.families import load_editor
 from pipeline.plan import PlanSettings
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Manifest, Rollout
@@ -40,7 +40,7 @@ def rollout_worker(arguments: TeacherPoolArguments) -> RolloutWorker:
     """Build the rollout half in this process."""
     torch.set_num_threads(arguments.threads)
     dtype = getattr(torch, arguments.dtype)
-    editor = QwenImageEditor.load(arguments.model, ["transformer"], arguments.device, dtype)
+    editor = load_editor(arguments.model, ["transformer"], arguments.device, dtype)
     adapters = Adapters(editor.transformer)
     adapters.add(STUDENT, arguments.rank, arguments.alpha, arguments.modules, seed=0)
     return RolloutWorker(

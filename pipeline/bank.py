@@ -4,21 +4,21 @@ Everything in it came from others: names and paths are checked here, and no path
 See the README for a worked bank.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
+from pipeline.bank_files import bounded, inside, json_lines, parse, pictures_inside
 from pipeline.config import Name, PathText, Section
 from pipeline.images import SUFFIXES
 from pipeline.problems import InputError, Problem, from_pydantic
 from pipeline.yaml_file import read_mapping
 
-MAX_LINE = 64 * 1024
-MAX_PROBLEMS_A_FILE = 20
+# As many as the stock pipelines were made for (QwenImageEditPlusPipeline).
+MAX_SOURCES = 3
 
 EffectName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
 Words = Annotated[str, Field(pattern=r"\S", max_length=8192)]
@@ -41,18 +41,18 @@ class Effect:
 
 @dataclass(frozen=True)
 class Pair:
-    """A training pair of an effect: a photograph and its edited version."""
+    """A training pair of an effect: one to three source pictures and the edited version."""
 
     effect: str
-    source: Path
+    sources: tuple[Path, ...]
     target: Path
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """A row of the general stream: a photograph and an instruction, without a target."""
+    """A row of the general stream: one to three pictures and an instruction, without a target."""
 
-    image: Path
+    images: tuple[Path, ...]
     prompt: str
 
 
@@ -91,18 +91,27 @@ class _EffectEntry(Section):
     caption: Words | None = None
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+# One path, or a list of them in the order in which a prompt counts the pictures.
+Pictures = Annotated[
+    tuple[PathText, ...],
+    Field(min_length=1, max_length=MAX_SOURCES, strict=False),
+    BeforeValidator(_listed),
+]
+
+
 class _PairRow(Section):
     effect: str
-    source: PathText
+    source: Pictures
     target: PathText
 
 
 class _InstructionRow(Section):
-    image: PathText
+    image: Pictures
     prompt: Words
-
-
-Entry = TypeVar("Entry", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ def inspect_bank(path: str | Path, effects: Sequence[str] | None = None) -> Insp
     for field, report in reports.items():
         if report:
             broken.add(field)
-            problems += _bounded(report)
+            problems += bounded(report)
     chosen = tuple(effect for _, effect in found)
     bank = Bank(file.parent, chosen, pairs, general, photographs, test)
     return Inspection(bank, problems, frozenset(broken))
@@ -216,7 +225,7 @@ def _effects(
     triggers: dict[str, int] = {}
     found: list[tuple[int, Effect]] = []
     for i, data in enumerate(entries):
-        entry = _parse(_EffectEntry, file, f"effects.{i}", data, problems)
+        entry = parse(_EffectEntry, file, f"effects.{i}", data, problems)
         if entry is None:
             continue
         if entry.name in names:
@@ -236,7 +245,7 @@ def _effects(
         adapter = None
         if entry.adapter is not None:
             place = f"effects.{i}.adapter"
-            adapter = _inside(file, file, place, entry.adapter, problems)
+            adapter = inside(file, file, place, entry.adapter, problems)
         fields = entry.model_dump() | {"adapter": adapter}
         # A wrong adapter stays in the report; the effect is not also one without an adapter.
         if entry.adapter is None or adapter is not None:
@@ -254,18 +263,18 @@ def _pairs(
     """The wanted pairs, and the effects that have rows, right or wrong (None: unreadable)."""
     if given is None:
         return (), set()
-    path = _inside(file, file, "pairs", given, problems)
+    path = inside(file, file, "pairs", given, problems)
     if path is None:
         return (), None
     pairs = []
     with_rows: set[str] = set()
     # A broken list of effects is in the report already; each row would repeat it.
     names_known = bool(declared) and all(isinstance(name, str) for name in declared)
-    for line, data in _lines(path, problems):
+    for line, data in json_lines(path, problems):
         name = data.get("effect") if isinstance(data, dict) else None
         if isinstance(name, str):
             with_rows.add(name)
-        row = _parse(_PairRow, path, f"line {line}", data, problems)
+        row = parse(_PairRow, path, f"line {line}", data, problems)
         if row is None:
             continue
         if row.effect not in declared:
@@ -275,24 +284,24 @@ def _pairs(
             what = "effect is not in the bank"
             problems.append(Problem(str(path), f"line {line}.effect", row.effect, what, remedy))
         elif row.effect in wanted:
-            source = _inside(file, path, f"line {line}.source", row.source, problems)
-            target = _inside(file, path, f"line {line}.target", row.target, problems)
-            if source is not None and target is not None:
-                pairs.append(Pair(row.effect, source, target))
+            sources = pictures_inside(file, path, f"line {line}.source", row.source, problems)
+            target = inside(file, path, f"line {line}.target", row.target, problems)
+            if sources is not None and target is not None:
+                pairs.append(Pair(row.effect, sources, target))
     return tuple(pairs), with_rows
 
 
 def _general(file: Path, given: str | None, problems: list[Problem]) -> tuple[Instruction, ...]:
-    path = None if given is None else _inside(file, file, "general", given, problems)
+    path = None if given is None else inside(file, file, "general", given, problems)
     if path is None:
         return ()
     rows = []
-    for line, data in _lines(path, problems):
-        row = _parse(_InstructionRow, path, f"line {line}", data, problems)
+    for line, data in json_lines(path, problems):
+        row = parse(_InstructionRow, path, f"line {line}", data, problems)
         if row is not None:
-            image = _inside(file, path, f"line {line}.image", row.image, problems)
-            if image is not None:
-                rows.append(Instruction(image, row.prompt))
+            images = pictures_inside(file, path, f"line {line}.image", row.image, problems)
+            if images is not None:
+                rows.append(Instruction(images, row.prompt))
     return tuple(rows)
 
 
@@ -301,7 +310,7 @@ def _photographs(
 ) -> tuple[Path, ...]:
     if given is None:
         return ()
-    folder = _inside(file, file, place, given, problems, kind="folder")
+    folder = inside(file, file, place, given, problems, kind="folder")
     if folder is None:
         return ()
     names = sorted(
@@ -312,83 +321,5 @@ def _photographs(
     if not names:
         remedy = f"add files ending in {', '.join(SUFFIXES)}, or remove the field"
         problems.append(Problem(str(file), place, given, "a folder without images", remedy))
-    found = (_inside(file, file, place, f"{given}/{name}", problems) for name in names)
+    found = (inside(file, file, place, f"{given}/{name}", problems) for name in names)
     return tuple(path for path in found if path is not None)
-
-
-def _lines(path: Path, problems: list[Problem]) -> list[tuple[int, Any]]:
-    """(line number from 1, value) of each row of a JSONL file; empty lines are passed over."""
-    rows: list[tuple[int, Any]] = []
-    remedy = "give one JSON object a line"
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE + 1):
-                number += 1
-                place = f"line {number}"
-                if len(line) > MAX_LINE:
-                    what = f"longer than {MAX_LINE} bytes"
-                    problems.append(Problem(str(path), place, None, what, remedy))
-                    break
-                try:
-                    if line.strip():
-                        rows.append((number, json.loads(line.decode())))
-                except (ValueError, RecursionError) as error:
-                    what = f"not JSON ({error})"
-                    problems.append(Problem(str(path), place, None, what, remedy))
-    except OSError as error:
-        what = f"cannot be read: {error.strerror}"
-        problems.append(Problem(str(path), "", None, what, remedy))
-    return rows
-
-
-def _parse(
-    kind: type[Entry], file: Path, place: str, data: Any, problems: list[Problem]
-) -> Entry | None:
-    if not isinstance(data, dict):
-        remedy = f"give a mapping with {', '.join(kind.model_fields)}"
-        problems.append(Problem(str(file), place, data, "not a mapping", remedy))
-        return None
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        problems += [from_pydantic(str(file), e, place) for e in error.errors()]
-        return None
-
-
-def _inside(
-    bank: Path, file: Path, place: str, given: str, problems: list[Problem], kind: str = "file"
-) -> Path | None:
-    """The path of a file (or folder) of the bank, which ``file`` names at ``place``."""
-
-    def refuse(what: str, remedy: str) -> None:
-        problems.append(Problem(str(file), place, given, what, remedy))
-
-    parts = PurePosixPath(given)
-    stays = "give a path relative to the bank's folder and inside it"
-    if parts.is_absolute() or ".." in parts.parts:
-        refuse("the path leaves the bank", stays)
-        return None
-    path = bank.parent / parts
-    try:
-        # After links are followed: a link inside may point anywhere.
-        if not path.resolve().is_relative_to(bank.parent.resolve()):
-            refuse("the path leaves the bank through a link", stays)
-            return None
-        exists = path.is_dir() if kind == "folder" else path.is_file()
-    except (OSError, RuntimeError) as error:
-        refuse(f"cannot be looked up ({error})", stays)
-        return None
-    if not exists:
-        refuse(f"no such {kind}", f"add the {kind} or correct the path")
-        return None
-    return path
-
-
-def _bounded(problems: list[Problem]) -> list[Problem]:
-    """A file that is wrong throughout is not reported row by row."""
-    more = len(problems) - MAX_PROBLEMS_A_FILE
-    if more <= 0:
-        return problems
-    last = Problem(problems[0].file, "", None, f"and {more} more problems", "correct these first")
-    return [*problems[:MAX_PROBLEMS_A_FILE], last]

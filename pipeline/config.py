@@ -68,7 +68,7 @@ class Section(BaseModel):
 
 
 class ModelSettings(Section):
-    """The frozen base: a diffusers folder in the ``QwenImageEditPlusPipeline`` layout."""
+    """The frozen base: a diffusers folder, whose ``model_index.json`` says its family."""
 
     path: PathText = "pipeline/miniature/base"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -102,12 +102,17 @@ class PromptSettings(Section):
 
 
 class TargetSettings(Section):
-    """The teachers' multi-step outputs y: made once, independent of the student."""
+    """The teachers' multi-step outputs y: made once, independent of the student.
+
+    ``keep_norm``: rescale guided predictions to the conditional one's length, as the stock Qwen
+    pipelines do (and the published training does not).
+    """
 
     sources: Positive = 20
     draws: Positive = 1
     steps: Positive = 40
     guidance: Guidance = 5.0
+    keep_norm: bool = False
     batch: Positive = 8
 
 

@@ -24,6 +24,8 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
     prompts = make_prompts(bank.effects, recipe.prompts, recipe.seed)
     collection, jobs = collect(recipe, bank, prompts)
     todo = missing(jobs.values(), stored_keys(places.encodings))
+    every = [*collection.general, *(s for e in collection.effects for s in e.samples)]
+    buckets = {sample.shapes for sample in every}
     images = sum(job.kind == "image" for job in todo)
     teachers = untaught(recipe, collection.effects, places.teachers)
     samples = sum(len(e.samples) for e in collection.effects) * recipe.targets.draws
@@ -44,7 +46,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
         f"recipe {recipe.name}, hash {recipe_hash(recipe)}, output {recipe.output}",
         f"prompts   {len(prompts)} effects",
         f"encode    {len(todo)} of {len(jobs)} missing: {images} images, "
-        f"{len(todo) - images} prompts",
+        f"{len(todo) - images} prompts; edits of {len(buckets)} shapes",
         f"teach     {len(teachers)} of {len(bank.effects)} teachers missing: {taught:,} forwards",
         f"targets   {targets} of {samples} missing{note}: "
         f"{targets * recipe.targets.steps * guided:,} forwards",
@@ -81,5 +83,6 @@ def forwards_per_student_update(recipe: Recipe, bank: Bank) -> tuple[float, floa
 def lora_parameters(recipe: Recipe) -> int:
     """Parameters of the student's LoRA."""
     shapes = transformer_shapes(recipe.model.path)
-    modules, rank = recipe.student.lora.modules, recipe.student.lora.rank
+    rank = recipe.student.lora.rank
+    modules = tuple(f".{module}" for module in recipe.student.lora.modules)
     return sum(rank * sum(s) for name, s in shapes.items() if name.endswith(modules))

@@ -19,6 +19,11 @@ from pipeline.storage import write_atomic
 from pipeline.types import TENSOR_SCHEMA
 
 
+def pooled_key(key: str) -> str:
+    """Where the second text encoder's vector of a prompt is, beside the prompt's states."""
+    return f"{key}.pooled"
+
+
 def write_part(folder: Path, tensors: Sequence[tuple[str, Tensor]]) -> None:
     """Write one Parquet part of (key, fp32 tensor) rows, atomically."""
     if not tensors:

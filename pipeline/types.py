@@ -5,13 +5,20 @@ tokens, C latent channels a token, D prompt channels. Stores hold tensors under 
 rows carry keys, and only what is on-policy travels as tensors.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.models.geometry import TokenShape
+
+# All token shapes of a sample: one batch is of one bucket.
+Bucket = tuple[TokenShape, ...]
 Array = NDArray[np.float32]
 
 # One stored tensor. Latents ``[N, C]``, prompt states ``[L, D]`` or targets ``[N, C]``.
@@ -26,20 +33,61 @@ TENSOR_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Sample:
-    """One (effect, source image, draw): the content keys of all that a slot needs.
+    """One (effect, source images, draw): the content keys of all that a slot needs.
 
-    Example: ``Sample(source="9f..", student_prompt="1c..", teacher_prompt="77..",
-    null_prompt="e0..", target="5b..", rows=4, columns=4)``. In the general stream the student's
-    and the teacher's prompts are the same and there is no target.
+    Example: ``Sample(sources=("9f..",), student_prompt="1c..", teacher_prompt="77..",
+    null_prompt="e0..", target="5b..", shapes=((1, 4, 4), (1, 4, 4)))``. In the general stream the
+    student's and the teacher's prompts are the same and there is no target. shapes: the target's
+    token shape, then each source's; samples that agree in them are one bucket.
     """
 
-    source: str
+    sources: tuple[str, ...]
     student_prompt: str
     teacher_prompt: str
     null_prompt: str
     target: str | None
-    rows: int
-    columns: int
+    shapes: Bucket
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the target's tokens."""
+        return self.shapes[0][1:]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the target, N."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Sample":
+        """From :func:`dataclasses.asdict`, also after JSON has turned tuples into lists."""
+        shapes = tuple((int(f), int(r), int(c)) for f, r, c in data["shapes"])
+        return cls(**{**data, "sources": tuple(data["sources"]), "shapes": shapes})
+
+
+@dataclass(frozen=True)
+class TargetJob:
+    """One target to make: a sample under its teacher, from noise of its own seed."""
+
+    COLUMNS: ClassVar[tuple[str, ...]] = ("key", "adapter", "adapter_hash", "sample", "seed")
+
+    key: str
+    adapter: str
+    adapter_hash: str
+    sample: Sample
+    seed: int
+
+    def row(self) -> dict[str, Any]:
+        """For Ray Data, which is happiest with flat columns: the sample as JSON."""
+        return {**vars(self), "sample": json.dumps(asdict(self.sample))}
+
+    @classmethod
+    def from_row(
+        cls, key: str, adapter: str, adapter_hash: str, sample: str, seed: int
+    ) -> "TargetJob":
+        whole = Sample.from_dict(json.loads(sample))
+        return cls(str(key), str(adapter), str(adapter_hash), whole, int(seed))
 
 
 @dataclass(frozen=True)
@@ -60,6 +108,23 @@ class Manifest:
     effects: tuple[EffectEntry, ...]
     general: tuple[Sample, ...]
 
+    @cached_property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The buckets of all samples, in the order of their first appearance."""
+        every = [s.shapes for e in self.effects for s in e.samples]
+        return tuple(dict.fromkeys([*every, *(s.shapes for s in self.general)]))
+
+    @cached_property
+    def rows(self) -> dict[tuple[int | None, int], list[Sample]]:
+        """The samples of an effect (None: the general rows) within a bucket, both by index."""
+        number = {bucket: i for i, bucket in enumerate(self.buckets)}
+        found: dict[tuple[int | None, int], list[Sample]] = {}
+        streams = [*((i, e.samples) for i, e in enumerate(self.effects)), (None, self.general)]
+        for stream, samples in streams:
+            for sample in samples:
+                found.setdefault((stream, number[sample.shapes]), []).append(sample)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -67,10 +132,10 @@ class Manifest:
     def from_dict(cls, data: dict[str, Any]) -> "Manifest":
         return cls(
             effects=tuple(
-                EffectEntry(**{**e, "samples": tuple(Sample(**s) for s in e["samples"])})
+                EffectEntry(**{**e, "samples": tuple(map(Sample.from_dict, e["samples"]))})
                 for e in data["effects"]
             ),
-            general=tuple(Sample(**s) for s in data["general"]),
+            general=tuple(map(Sample.from_dict, data["general"])),
         )
 
 

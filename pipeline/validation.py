@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +12,10 @@ from pipeline.bank import Bank, bank_file, inspect_bank
 from pipeline.config import LoraSettings, Recipe, inspect_recipe
 from pipeline.images import open_image
 from pipeline.miniature.effects import EFFECTS
+from pipeline.models.families import FAMILIES, family_of
 from pipeline.models.lora_formats import lora_problems, read_lora, transformer_shapes
 from pipeline.problems import InputError, Problem
 
-PIPELINE_CLASS = "QwenImageEditPlusPipeline"
 Shapes = dict[str, tuple[int, int]]
 
 
@@ -46,6 +47,8 @@ def validate(recipe_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Re
         problems += inspection.problems
         if bank is not None:
             problems += _check_uses(file, recipe, bank, inspection.broken)
+            if not wrong & {"model", "model.path"}:
+                problems += _check_sources(recipe, bank)
             problems += _check_adapters(bank, shapes)
             problems += _check_images(bank)
     if bank is None or problems:
@@ -57,7 +60,7 @@ def _check_model(file: str, recipe: Recipe) -> tuple[Shapes | None, list[Problem
     """The transformer's layers, and what is wrong with the folder or the modules asked of it."""
     folder = Path(recipe.model.path)
     index = folder / "model_index.json"
-    remedy = f"give a diffusers folder ({PIPELINE_CLASS} layout)"
+    remedy = f"give a diffusers folder of one of {', '.join(FAMILIES)}"
     if not folder.is_dir():
         what = "no such folder"
         return None, [Problem(file, "model.path", recipe.model.path, what, remedy)]
@@ -68,8 +71,8 @@ def _check_model(file: str, recipe: Recipe) -> tuple[Shapes | None, list[Problem
     try:
         found = json.loads(index.read_text(encoding="utf-8"))
         kind = found.get("_class_name") if isinstance(found, dict) else None
-        if kind != PIPELINE_CLASS:
-            what = f"not a {PIPELINE_CLASS}"
+        if kind not in FAMILIES:
+            what = "not a pipeline of a known family"
             problems.append(Problem(str(index), "_class_name", kind, what, remedy))
     except (OSError, ValueError, RecursionError) as error:
         what = f"cannot be read as JSON ({error})"
@@ -84,8 +87,8 @@ def _check_model(file: str, recipe: Recipe) -> tuple[Shapes | None, list[Problem
 
 
 def _check_modules(file: str, place: str, lora: LoraSettings, shapes: Shapes) -> Iterable[Problem]:
-    block = "transformer_blocks.0."
-    inner = [name.removeprefix(block) for name in shapes if name.startswith(block)]
+    blocks = re.compile(r"(?:single_)?transformer_blocks\.0\.(.+)")
+    inner = list(dict.fromkeys(match[1] for match in map(blocks.fullmatch, shapes) if match))
     for i, module in enumerate(lora.modules):
         if module not in inner:
             what = "a block of the model has no such linear layer"
@@ -129,6 +132,25 @@ def _check_uses(file: str, recipe: Recipe, bank: Bank, broken: frozenset[str]) -
             yield lacks("test", what, "add a folder of photographs that nothing is trained on")
 
 
+def _check_sources(recipe: Recipe, bank: Bank) -> Iterable[Problem]:
+    """Rows of more pictures than the model's pipeline takes."""
+    try:
+        family = family_of(recipe.model.path)
+    except ValueError:
+        return
+    rows = [(f"the pairs of effect {pair.effect!r}", len(pair.sources)) for pair in bank.pairs]
+    rows += [("the general rows", len(row.images)) for row in bank.general]
+    most: dict[str, int] = {}
+    for whose, count in rows:
+        most[whose] = max(count, most.get(whose, 0))
+    for whose, count in most.items():
+        if count > family.max_sources:
+            what = f"{whose} have up to {count} source pictures"
+            field = "general" if whose.startswith("the general") else "pairs"
+            remedy = f"{family.pipeline} takes {family.max_sources}: leave these rows out"
+            yield Problem(str(bank_file(recipe.bank)), field, count, what, remedy)
+
+
 def _check_adapters(bank: Bank, shapes: Shapes | None) -> Iterable[Problem]:
     # One at a time: at full size each is gigabytes.
     for path in dict.fromkeys(e.adapter for e in bank.effects if e.adapter is not None):
@@ -143,8 +165,9 @@ def _check_adapters(bank: Bank, shapes: Shapes | None) -> Iterable[Problem]:
 
 def _check_images(bank: Bank) -> list[Problem]:
     """Every image decoded once, on a few threads; no held-out photograph is trained on."""
-    training = [image for pair in bank.pairs for image in (pair.source, pair.target)]
-    training += [row.image for row in bank.general] + list(bank.photographs)
+    training = [image for pair in bank.pairs for image in (*pair.sources, pair.target)]
+    training += [image for row in bank.general for image in row.images]
+    training += bank.photographs
     paths = list(dict.fromkeys([*training, *bank.test]))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         checked = dict(zip(paths, pool.map(_check_image, paths), strict=True))

@@ -21,8 +21,9 @@ from pipeline.miniature.textencoder import (
     new_text_encoder,
     train_tokenizer,
 )
+from pipeline.models.geometry import SIZES_FILE
 from pipeline.models.lora_formats import LoraModule, write_lora
-from pipeline.models.qwen_image_edit import SIZES_FILE, TEMPLATE, QwenImageEditor
+from pipeline.models.qwen_image_edit import TEMPLATE, QwenImageEditor
 from pipeline.tensor_store import write_part
 
 GRID = SIDE // 16
@@ -92,8 +93,7 @@ def write_test_sources(
                 null_prompt=keys["null"],
                 teacher_prompts=prompts["teacher"],
                 student_prompts=prompts["student"],
-                rows=GRID,
-                columns=GRID,
+                shapes=((1, GRID, GRID), (1, GRID, GRID)),
             )
         )
     write_part(store, tensors)

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.models.editor import Conditions, TokenShape, batch_conditions
+from pipeline.models.editor import Conditions, batch_conditions
 from pipeline.plan import AnchorSlot, Slot
-from pipeline.tensor_store import TensorStore
+from pipeline.tensor_store import TensorStore, pooled_key
 from pipeline.types import Manifest, Sample
 
 Role = Literal["student", "teacher", "null"]
@@ -21,17 +21,16 @@ def conditions_of(samples: Sequence[Sample], role: Role, store: TensorStore) -> 
     Raises:
         ValueError: the samples are not of one token shape.
     """
-    grids = {(s.rows, s.columns) for s in samples}
-    if len(grids) != 1:
-        raise ValueError(
-            f"one batch holds pictures of {len(grids)} shapes {sorted(grids)}; bring a bank's "
-            "pictures to one aspect ratio"
-        )
-    rows, columns = grids.pop()
-    shape: TokenShape = (1, rows, columns)
+    buckets = {s.shapes for s in samples}
+    if len(buckets) != 1:
+        raise ValueError(f"one batch holds samples of {len(buckets)} buckets: {sorted(buckets)}")
     keys = [getattr(s, f"{role}_prompt") for s in samples]
+    pooled = [store.get(pooled_key(key)) for key in keys if pooled_key(key) in store]
     return batch_conditions(
-        store.get_many(keys), store.get_many([s.source for s in samples]), [shape, shape]
+        embeds=store.get_many(keys),
+        sources=[torch.cat(store.get_many(s.sources)) for s in samples],
+        shapes=list(buckets.pop()),
+        pooled=pooled or None,
     )
 
 
@@ -48,14 +47,9 @@ class SlotBatch:
 
     @classmethod
     def load(cls, slots: Sequence[Slot], manifest: Manifest, store: TensorStore) -> "SlotBatch":
-        samples = [
-            manifest.general[s.sample]
-            if s.effect is None
-            else manifest.effects[s.effect].samples[s.sample]
-            for s in slots
-        ]
+        samples = [manifest.rows[s.effect, s.bucket][s.sample] for s in slots]
         first = samples[0]
-        shape = first.rows * first.columns, store.get(first.source).shape[-1]
+        shape = first.tokens, store.get(first.sources[0]).shape[-1]
         return cls(samples, [i for i, s in enumerate(slots) if s.effect is not None], shape)
 
     def targets(self, store: TensorStore) -> Tensor:
@@ -65,7 +59,7 @@ class SlotBatch:
 
 def anchor_samples(anchors: Sequence[AnchorSlot], manifest: Manifest) -> list[Sample]:
     """The samples of TA-FM's own batch."""
-    return [manifest.effects[a.effect].samples[a.sample] for a in anchors]
+    return [manifest.rows[a.effect, a.bucket][a.sample] for a in anchors]
 
 
 def targets_of(samples: Sequence[Sample], store: TensorStore) -> Tensor:

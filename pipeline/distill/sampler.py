@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from pipeline.distill.losses import guided_x0
-from pipeline.distill.schedule import add_noise, as_sigma, predict_x0
+from pipeline.distill.schedule import (
+    add_noise,
+    as_sigma,
+    predict_x0,
+    scheduler_sigmas,
+    student_sigmas,
+)
+from pipeline.models.editor import Conditions, Editor, concatenate
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 # Fresh noise ``[B, N, C]`` for the re-noising before step k >= 1.
@@ -48,12 +55,67 @@ def student_trajectory(
 
 
 def guided_velocity(
-    velocity_pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], scale: float
+    velocity_pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    scale: float,
+    keep_norm: bool = False,
 ) -> Velocity:
-    """CFG over ``(x, t) -> (cond, uncond)``: linear in v as in x0, no norm correction."""
+    """CFG over ``(x, t) -> (cond, uncond)``: linear in v as in x0.
+
+    keep_norm: bring each token back to the length of its conditional prediction, as the stock
+    Qwen pipelines do.
+    """
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         cond, uncond = velocity_pair(x, t)
-        return guided_x0(cond, uncond, scale)
+        guided = guided_x0(cond, uncond, scale)
+        if not keep_norm:
+            return guided
+        lengths: Tensor = cond.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
+        return guided * lengths
 
     return velocity
+
+
+@torch.no_grad()
+def sample_teacher(
+    editor: Editor,
+    conditions: Conditions,
+    null: Conditions | None,
+    noise: Tensor,
+    steps: int,
+    guidance: float = 1.0,
+    keep_norm: bool = False,
+) -> Tensor:
+    """The stock pipeline's multi-step edit, ``[B, N, C]`` noise to x0.
+
+    With ``null`` conditions each step is one forward of the conditional rows, then of the null
+    rows, so that two adapter names a sample are to be selected; without, there is no guidance.
+    """
+    sigmas = scheduler_sigmas(editor.scheduler.config, steps, noise.shape[1])
+    if null is None:
+        return euler_sample(lambda x, t: editor.velocity(x, t, conditions), noise, sigmas)
+    both = concatenate(conditions, null)
+
+    def pair(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        v = editor.velocity(torch.cat([x, x]), torch.cat([t, t]), both)
+        cond, uncond = v.chunk(2)
+        return cond, uncond
+
+    return euler_sample(guided_velocity(pair, guidance, keep_norm), noise, sigmas)
+
+
+@torch.no_grad()
+def sample_student(
+    editor: Editor,
+    conditions: Conditions,
+    noise: Tensor,
+    step_noise: StepNoise,
+    steps: int,
+    shift: float,
+) -> Tensor:
+    """The student's few-step edit, ``[B, N, C]`` noise to x0: its last prediction."""
+    sigmas = student_sigmas(steps, shift)
+    _, predictions = student_trajectory(
+        lambda x, t: editor.velocity(x, t, conditions), noise, step_noise, sigmas
+    )
+    return predictions[-1]

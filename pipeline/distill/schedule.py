@@ -4,6 +4,10 @@ sigma = t in [0, 1]; ``x_t = (1 - t) x0 + t noise``; the network predicts ``v = 
 ``x0_hat = x_t - t v``. All tensors are ``[B, N, C]`` tokens and ``t`` is ``[B]``.
 """
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -56,12 +60,32 @@ def predict_x0(x_t: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
     return x_t - t[:, None, None] * velocity
 
 
-def teacher_sigmas(steps: int, shift: float) -> list[float]:
+def teacher_sigmas(steps: int, shift: float, terminal: float | None = None) -> list[float]:
     """The multi-step sampler's sigmas with the final 0, as stock diffusers sets them.
 
-    ``linspace(1, 1/steps)`` through the static shift, then 0: ``steps + 1`` values.
+    ``linspace(1, 1/steps)`` through the shift, then 0: ``steps + 1`` values. ``terminal``: what
+    the last one above 0 is stretched to.
     """
-    return [shift_sigma(float(u), shift) for u in np.linspace(1.0, 1.0 / steps, steps)] + [0.0]
+    sigmas = [shift_sigma(float(u), shift) for u in np.linspace(1.0, 1.0 / steps, steps)]
+    if terminal:
+        scale = (1 - terminal) / (1 - sigmas[-1])
+        sigmas = [1 - (1 - sigma) * scale for sigma in sigmas]
+    return [*sigmas, 0.0]
+
+
+def scheduler_sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> list[float]:
+    """The sigmas of a ``FlowMatchEulerDiscreteScheduler`` config for pictures of ``tokens``.
+
+    With dynamic shifting the shift grows with the picture: ``mu`` is linear in its tokens, and
+    diffusers' exponential time shift by ``mu`` is the static one by ``exp(mu)``.
+    """
+    shift = float(config["shift"])
+    if config.get("use_dynamic_shifting"):
+        low, high = config["base_image_seq_len"], config["max_image_seq_len"]
+        slope = (config["max_shift"] - config["base_shift"]) / (high - low)
+        mu = config["base_shift"] + slope * (tokens - low)
+        shift = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+    return teacher_sigmas(steps, shift, config.get("shift_terminal"))
 
 
 def as_sigma(values: list[float], device: torch.device | None = None) -> Tensor:

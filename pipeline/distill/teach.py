@@ -1,9 +1,10 @@
 """Teach one effect: a LoRA on the frozen base, by flow matching on its pairs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,33 +29,47 @@ class TeachPlan:
     seed: int
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """An effect's P pairs of one bucket.
+
+    conditions: one a pair, under the teacher prompt; null: the same pictures under the empty
+    prompt; targets ``[P, N, C]``: the edited pictures' latent tokens.
+    """
+
+    conditions: Conditions
+    null: Conditions
+    targets: Tensor
+
+
 def teach(
     editor: Editor,
     adapters: Adapters,
-    conditions: Conditions,
-    null_conditions: Conditions,
-    targets: Tensor,
+    buckets: Sequence[Pairs],
     plan: TeachPlan,
     on_step: Callable[[int, float], None] | None = None,
 ) -> dict[str, Tensor]:
     """Train the adapter named ``teacher`` and return its weights (``Adapters.state`` keys).
 
-    conditions: one a pair, under the teacher prompt; null_conditions: the same pictures under
-    the empty prompt, shown one time in ten, so that guidance has something to lean on; targets
-    ``[P, N, C]``: the edited pictures' latent tokens. Half of the sigmas are drawn at shift 3,
-    half uniformly: an effect is decided at the noisy end and finished at the other.
+    Each step's batch is of one bucket, drawn by its share of the pairs. The null conditions are
+    shown one time in ten, so that guidance has something to lean on. Half of the sigmas are drawn
+    at shift 3, half uniformly: an effect is decided at the noisy end and finished at the other.
     """
     adapters.train_only(TEACHER)
     parameters = adapters.parameters(TEACHER)
     optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.0)
+    shares = np.array([len(b.targets) for b in buckets], dtype=np.float64)
+    shares /= shares.sum()
     average = {k: v.detach().clone() for k, v in adapters.state(TEACHER).items()}
     for step in range(plan.steps):
+        drawn = generator(plan.seed, "teach bucket", step).choice(len(buckets), p=shares)
+        pairs = buckets[int(drawn)]
         rng = generator(plan.seed, "teach", step)
-        rows = rng.integers(0, len(targets), plan.batch).tolist()
+        rows = rng.integers(0, len(pairs.targets), plan.batch).tolist()
         shifts = [3.0 if i % 2 == 0 else 1.0 for i in range(plan.batch)]
         t = as_sigma([shift_sigma(float(rng.random()), s) for s in shifts], editor.device)
-        given = null_conditions if rng.random() < 0.1 else conditions
-        y = targets[rows].to(editor.device)
+        given = pairs.null if rng.random() < 0.1 else pairs.conditions
+        y = pairs.targets[rows].to(editor.device)
         keys = [(plan.seed, "teach", step, i) for i in range(plan.batch)]
         noise = gaussian_batch(y.shape[1:], keys).to(editor.device)
         with adapters.use(TEACHER):

@@ -6,7 +6,7 @@ the effect stream at F = 5. Only this half needs gradients.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +159,7 @@ class StudentTrainer:
         teacher_ts = _tensor(rollout.ts_teacher_x0, device)[rows]
         gradient_ts = dmd_gradient(ts_x0, fake_x0[count:], teacher_ts)
 
-        # One student forward for all three losses.
+        # One student forward for all three losses, if the anchors are of the slots' bucket.
         anchors = self._anchors(batch, seeds, slots, round_index)
         t_k = as_sigma([sigmas[s.step] for s in slots], device)
         t_gen = as_sigma([sigmas[slots[i].ts_step] for i in rows], device)
@@ -170,20 +170,24 @@ class StudentTrainer:
             x_in.append(add_noise(y, seeds.gaussian("ts_gen", count)[rows], t_gen))
             t_in.append(t_gen)
             cond_in.append(conditions.rows(rows))
-        if anchors is not None:
+        if anchors is not None and anchors.conditions.shapes == conditions.shapes:
             x_in.append(add_noise(anchors.y, anchors.noise, anchors.t))
             t_in.append(anchors.t)
             cond_in.append(anchors.conditions)
         x, t = torch.cat(x_in), torch.cat(t_in)
         with self.adapters.use(STUDENT):
             v = self.editor.velocity(x, t, _joined(*cond_in))
+            v_anchors = v[count + len(rows) :]
+            if anchors is not None and len(v_anchors) == 0:
+                x_anchors = add_noise(anchors.y, anchors.noise, anchors.t)
+                v_anchors = self.editor.velocity(x_anchors, anchors.t, anchors.conditions)
         x0 = predict_x0(x, v, t)
         # Absent slots count as zeros, so that a slot's pull does not depend on the others.
         loss_bs = dmd_loss(x0[:count], gradient_bs).mean()
         loss_ts = dmd_loss(x0[count : count + len(rows)], gradient_ts).sum() / count
         loss_ta = x0.new_zeros(())
         if anchors is not None:
-            each = flow_matching_loss(v[count + len(rows) :], anchors.y, anchors.noise)
+            each = flow_matching_loss(v_anchors, anchors.y, anchors.noise)
             loss_ta = each.mean() * anchors.share
         loss = (
             settings.weight_bs * loss_bs
@@ -227,9 +231,10 @@ class StudentTrainer:
             share = len(samples) / len(slots)
         if not samples:
             return None
+        y = targets_of(samples, self.store).to(device)
         return _Anchors(
-            y=targets_of(samples, self.store).to(device),
-            noise=seeds.gaussian("anchor", len(samples)),
+            y=y,
+            noise=replace(seeds, shape=(y.shape[1], y.shape[2])).gaussian("anchor", len(samples)),
             t=as_sigma(times, device),
             conditions=conditions_of(samples, "student", self.store).to(device),
             share=share,

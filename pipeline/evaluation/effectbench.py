@@ -21,7 +21,7 @@ from pipeline.images import open_image
 from pipeline.miniature.pictures import to_array
 from pipeline.models.lora_formats import content_hash
 from pipeline.storage import content_key
-from pipeline.types import Manifest
+from pipeline.types import Bucket, Manifest
 
 Array = NDArray[np.float32]
 Sampler = Literal["euler", "student"]
@@ -36,7 +36,7 @@ class TestSource:
     """A held-out photograph: its file, and the keys of its encodings.
 
     ``photograph`` is the file's stem; ``teacher_prompts`` and ``student_prompts`` map effects'
-    names to keys; ``rows`` x ``columns`` tokens.
+    names to keys; ``shapes``: the edit's token shape, then the photograph's.
     """
 
     __test__: ClassVar[bool] = False  # for pytest: not a test class
@@ -47,8 +47,7 @@ class TestSource:
     null_prompt: str
     teacher_prompts: dict[str, str]
     student_prompts: dict[str, str]
-    rows: int
-    columns: int
+    shapes: Bucket
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Method:
 
     adapters: effect to (file, content hash), an effect without one runs on the bare base;
     shift: of the student's schedule (the multi-step sampler has the model's own);
-    guidance 1 is no guidance: one forward a step.
+    guidance 1 is no guidance: one forward a step; keep_norm: see ``guided_velocity``.
     """
 
     name: str
@@ -68,6 +67,7 @@ class Method:
     guidance: float
     shift: float
     draws: int
+    keep_norm: bool = False
 
 
 class EvalRow(TypedDict):
@@ -75,7 +75,7 @@ class EvalRow(TypedDict):
 
     key: where the picture will be stored, ``[H, W, 3]`` in [0, 1]; source, prompt, null_prompt:
     tensor-store keys; adapter, adapter_hash: ``""`` for the bare base; seed and draw: with effect
-    and photograph they decide the noise, whatever the method.
+    and photograph they decide the noise, whatever the method; shapes: a bucket as JSON.
     """
 
     key: str
@@ -92,9 +92,9 @@ class EvalRow(TypedDict):
     sampler: Sampler
     steps: int
     guidance: float
+    keep_norm: bool
     shift: float
-    rows: int
-    columns: int
+    shapes: str
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,12 @@ def standard_methods(recipe: Recipe, manifest: Manifest, student: tuple[str, str
     shift = recipe.student.shift
     teachers = {e.name: (e.adapter, e.adapter_hash) for e in manifest.effects}
     one = {e.name: student for e in manifest.effects}
-    steps, guidance = targets.steps, targets.guidance
+    steps, guidance, keep = targets.steps, targets.guidance, targets.keep_norm
     return [
-        Method("base", "teacher", {}, "euler", steps, guidance, shift, draws),
-        Method("teacher", "teacher", teachers, "euler", steps, guidance, shift, teacher_draws),
+        Method("base", "teacher", {}, "euler", steps, guidance, shift, draws, keep),
+        Method(
+            "teacher", "teacher", teachers, "euler", steps, guidance, shift, teacher_draws, keep
+        ),
         Method("student", "student", one, "student", recipe.student.steps, 1.0, shift, draws),
     ]
 
@@ -186,6 +188,8 @@ def _row(
     settings: list[object] = [method.sampler, method.steps, method.guidance]
     if method.sampler == "student":
         settings.append(method.shift)
+    if method.keep_norm:
+        settings.append("keep_norm")
     encodings = [source.source, prompts[effect]]
     if method.guidance != 1:
         encodings.append(source.null_prompt)
@@ -206,8 +210,8 @@ def _row(
         steps=method.steps,
         guidance=method.guidance,
         shift=method.shift,
-        rows=source.rows,
-        columns=source.columns,
+        keep_norm=method.keep_norm,
+        shapes=json.dumps(source.shapes),
     )
 
 

@@ -38,7 +38,9 @@ from pipeline.miniature.textencoder import (
     train_tokenizer,
 )
 from pipeline.models.editor import Conditions, batch_conditions
-from pipeline.models.qwen_image_edit import PICTURE, SIZES_FILE, TEMPLATE, QwenImageEditor, pack
+from pipeline.models.geometry import SIZES_FILE
+from pipeline.models.latents import pack
+from pipeline.models.qwen_image_edit import PICTURE, TEMPLATE, QwenImageEditor
 
 SIDE = 64
 TOKENS = SIDE // 16

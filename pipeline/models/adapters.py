@@ -37,14 +37,18 @@ class Adapters:
         self._selected: tuple[str, ...] = (BASE,)
 
     def add(self, name: str, rank: int, alpha: float, modules: Sequence[str], seed: int) -> None:
-        """Add an untrained fp32 adapter (A seeded uniform, B zero) on modules ending so.
+        """Add an untrained fp32 adapter (A seeded uniform, B zero) on blocks' layers ending so.
 
         Raises:
             ValueError: no module of the transformer matches.
         """
-        config = LoraConfig(
-            r=rank, lora_alpha=alpha, target_modules=list(modules), init_lora_weights=True
-        )
+        # By whole names: peft would take "proj_out" for the transformer's own last layer, too.
+        endings = tuple(f".{module}" for module in modules)
+        layers = self.transformer.named_modules()
+        names = [name for name, layer in layers if name.endswith(endings) and _linear(layer)]
+        if not names:
+            raise ValueError(f"no module of the transformer ends in any of {', '.join(modules)}")
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, init_lora_weights=True)
         self._inject(config, name)
         generator = torch.Generator().manual_seed(seed)
         for layer in self._layers_with(name).values():
@@ -172,6 +176,10 @@ def _by_value(patterns: Mapping[str, float]) -> dict[str, float]:
     for pattern, value in patterns.items():
         names.setdefault(value, []).append(pattern)
     return {"|".join(alike): value for value, alike in names.items()}
+
+
+def _linear(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, LoraLayer))
 
 
 class TeacherCache:

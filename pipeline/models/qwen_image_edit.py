@@ -6,12 +6,10 @@ but batched, and in parts: a training process loads the transformer alone, an en
 the text encoder and the autoencoder alone.
 """
 
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 import torch
 from diffusers import (
@@ -24,10 +22,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLProcessor
 
-from pipeline.models.editor import Conditions
+from pipeline.models.editor import Conditions, Part
+from pipeline.models.families import QWEN_IMAGE_EDIT, geometry_of
+from pipeline.models.geometry import Geometry, Size, fit_area, image_sizes
+from pipeline.models.latents import frozen, pack, require_parts, to_pictures, unpack
 from pipeline.models.processor import load_processor
-
-Part = Literal["transformer", "vae", "text"]
 
 # QwenImageEditPlusPipeline's own template; its constant 64 is the length of the system part.
 TEMPLATE = (
@@ -38,52 +37,6 @@ TEMPLATE = (
     "<|im_end|>\n<|im_start|>assistant\n"
 )
 PICTURE = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
-# The stock pipeline's constants, used where the folder has no ``collection_sizes.json``.
-STOCK_SIDE, STOCK_CONDITION_SIDE = 1024, 384
-SIZES_FILE = "collection_sizes.json"
-
-
-def fit_area(side: int, width: int, height: int) -> tuple[int, int]:
-    """(width, height), multiples of 32, of about ``side`` squared pixels, same aspect ratio."""
-    ratio = width / height
-    w = math.sqrt(side * side * ratio)
-    return max(32, round(w / 32) * 32), max(32, round(w / ratio / 32) * 32)
-
-
-@dataclass(frozen=True)
-class ImageSizes:
-    """About how large pictures are, in pixels a side: edited, and shown to the text encoder."""
-
-    side: int = STOCK_SIDE
-    condition_side: int = STOCK_CONDITION_SIDE
-
-
-def image_sizes(folder: Path) -> ImageSizes:
-    """A model folder's picture sizes; the stock pipeline's where the folder says nothing."""
-    path = folder / SIZES_FILE
-    return ImageSizes(**json.loads(path.read_text())) if path.exists() else ImageSizes()
-
-
-def token_grid(folder: Path, width: int, height: int) -> tuple[int, int]:
-    """(rows, columns) of the tokens that a picture of that size becomes."""
-    levels = len(json.loads((folder / "vae" / "config.json").read_text())["temperal_downsample"])
-    w, h = fit_area(image_sizes(folder).side, width, height)
-    return h // (2 * 2**levels), w // (2 * 2**levels)
-
-
-def pack(latents: Tensor) -> Tensor:
-    """``[B, C, h, w]`` latents to ``[B, h/2 * w/2, 4C]`` tokens of 2 x 2 patches."""
-    b, c, h, w = latents.shape
-    patches = latents.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return patches.reshape(b, (h // 2) * (w // 2), c * 4)
-
-
-def unpack(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The inverse of :func:`pack`; ``grid`` is the tokens' (rows, columns)."""
-    b, _, c = tokens.shape
-    rows, cols = grid
-    patches = tokens.view(b, rows, cols, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return patches.reshape(b, c // 4, rows * 2, cols * 2)
 
 
 class QwenImageEditor:
@@ -115,62 +68,68 @@ class QwenImageEditor:
         """
         folder = Path(folder)
         editor = cls(folder, torch.device(device))
+        folders = {"transformer": "transformer", "vae": "vae", "text": "text_encoder"}
+        require_parts(folder, QWEN_IMAGE_EDIT.pipeline, [folders[part] for part in parts])
         for part in parts:
-            name = {"transformer": "transformer", "vae": "vae", "text": "text_encoder"}[part]
-            if not (folder / name / "config.json").exists():
-                raise ValueError(
-                    f"{folder}: no {name}/config.json; the model must be a diffusers folder "
-                    "(QwenImageEditPlusPipeline layout)"
-                )
             match part:
                 case "transformer":
-                    editor.transformer = _frozen(
+                    editor.transformer = frozen(
                         QwenImageTransformer2DModel.from_pretrained(
-                            folder, subfolder=name, torch_dtype=dtype
+                            folder, subfolder="transformer", torch_dtype=dtype
                         ),
                         device,
                     )
                 case "vae":
-                    editor.vae = _frozen(
+                    editor.vae = frozen(
                         AutoencoderKLQwenImage.from_pretrained(
-                            folder, subfolder=name, torch_dtype=dtype
+                            folder, subfolder="vae", torch_dtype=dtype
                         ),
                         device,
                     )
                 case "text":
-                    editor.text_encoder = _frozen(
+                    editor.text_encoder = frozen(
                         Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                            folder / name, dtype=dtype
+                            folder / "text_encoder", dtype=dtype
                         ),
                         device,
                     )
                     editor.processor = load_processor(folder / "processor")
         return editor
 
-    def output_size(self, image: Image.Image) -> tuple[int, int]:
-        """(width, height) at which an image is edited: about ``side`` squared pixels."""
-        return fit_area(self.sizes.side, *image.size)
+    @cached_property
+    def geometry(self) -> Geometry:
+        """How this model sizes pictures."""
+        return geometry_of(self.folder, QWEN_IMAGE_EDIT)
 
     @torch.no_grad()
-    def encode_images(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """Latent tokens ``[N, C]`` (normalised, fp32, on the CPU) of each image."""
+    def encode_images(
+        self, images: Sequence[Image.Image], size: Size | None = None
+    ) -> list[Tensor]:
+        """Latent tokens ``[N, C]`` (normalised, fp32, on the CPU) of each image.
+
+        At ``size``, or where none is given at each image's own size as a source.
+        """
         preprocess = VaeImageProcessor(vae_scale_factor=16)
         encoded: list[Tensor] = []
         for image in images:
-            width, height = self.output_size(image)
-            pixels = preprocess.preprocess(image, height, width).unsqueeze(2)
-            pixels = pixels.to(self.device, self.vae.dtype)
-            latents = self.vae.encode(pixels).latent_dist.mode()
-            encoded.append(pack(self.normalise(latents)[:, :, 0])[0].float().cpu())
+            width, height = size or fit_area(self.sizes.side, *image.size)
+            pixels = preprocess.preprocess(image, height, width)
+            encoded.append(self.encode_pixels(pixels)[0].float().cpu())
         return encoded
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Pictures ``[B, 3, H, W]`` in [-1, 1] to latent tokens ``[B, N, C]``."""
+        frames = pixels.unsqueeze(2).to(self.device, self.vae.dtype)
+        latents = self.vae.encode(frames).latent_dist.mode()
+        return pack(self.normalise(latents)[:, :, 0])
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Latent tokens ``[B, N, C]`` to pictures ``[B, 3, H, W]`` in [0, 1], fp32."""
         latents = unpack(tokens.to(self.device, self.vae.dtype), grid).unsqueeze(2)
         mean, std = self._statistics(latents)
-        pictures: Tensor = self.vae.decode(latents * std + mean).sample[:, :, 0]
-        return (pictures.float() / 2 + 0.5).clamp(0, 1)
+        return to_pictures(self.vae.decode(latents * std + mean).sample[:, :, 0])
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, images: Sequence[Image.Image]) -> Tensor:
@@ -194,6 +153,10 @@ class QwenImageEditor:
             output_hidden_states=True,
         ).hidden_states[-1]
         return states[0, self.template_length :].float().cpu()
+
+    def pool_prompt(self, prompt: str) -> Tensor | None:
+        """None: Qwen-Image-Edit has one text encoder."""
+        return None
 
     @property
     def template_length(self) -> int:
@@ -229,7 +192,3 @@ class QwenImageEditor:
         """Autoencoder latents to zero mean and unit variance a channel."""
         mean, std = self._statistics(latents)
         return (latents - mean) / std
-
-
-def _frozen(module: torch.nn.Module, device: str | torch.device) -> Any:
-    return module.to(device).eval().requires_grad_(False)

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.config import Recipe
 from pipeline.distill.rates import RateSettings
 from pipeline.distill.update import UpdateSettings
-from pipeline.plan import PlanSettings
+from pipeline.plan import PlanSettings, count_buckets
 from pipeline.types import Manifest
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def plan_settings(recipe: Recipe, manifest: Manifest) -> PlanSettings:
         effect_weights=tuple(e.weight for e in manifest.effects),
         samples=tuple(len(e.samples) for e in manifest.effects),
         general=len(manifest.general),
+        buckets=count_buckets(manifest),
     )
 
 

@@ -5,6 +5,7 @@ the teacher pool or the student group. What is already in the store under its ke
 again.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,8 +15,9 @@ from pipeline.bank import Bank, Effect
 from pipeline.config import ModelSettings, Recipe
 from pipeline.evaluation.effectbench import TestSource
 from pipeline.images import open_image
+from pipeline.models.families import family_of, geometry_of
 from pipeline.models.fingerprint import fingerprint
-from pipeline.models.qwen_image_edit import image_sizes, token_grid
+from pipeline.models.geometry import Size
 from pipeline.prompting import EffectPrompts
 from pipeline.storage import content_key, sha256_file
 from pipeline.types import Sample
@@ -25,12 +27,22 @@ NEGATIVE_PROMPT = ""
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """One tensor to make: an image's latent tokens, or a prompt's states about an image."""
+    """One tensor to make: a picture's latent tokens, or a prompt's states about its pictures.
+
+    paths: the one picture, or those that the prompt is about; width, height: the size at which
+    a picture is encoded, 0 for a prompt.
+    """
 
     key: str
     kind: str
-    path: str
+    paths: tuple[str, ...]
     prompt: str
+    width: int
+    height: int
+
+    def row(self) -> dict[str, object]:
+        """For Ray Data, which is happiest with flat columns: the paths as JSON."""
+        return {**vars(self), "paths": json.dumps(self.paths)}
 
 
 class Encodings:
@@ -38,36 +50,60 @@ class Encodings:
 
     def __init__(self, model: ModelSettings) -> None:
         self.jobs: dict[str, EncodeJob] = {}
+        self.family = family_of(model.path)
+        self.geometry = geometry_of(model.path, self.family)
         self._vae = fingerprint(model.path, "vae")
-        self._text = fingerprint(model.path, "text_encoder", "tokenizer", "processor")
-        self._sizes = image_sizes(Path(model.path))
+        self._text = fingerprint(model.path, *self.family.text)
         self._dtype = model.dtype
-        self._model = Path(model.path)
 
-    def image(self, path: Path) -> str:
-        """The key of an image's latent tokens."""
-        side = self._sizes.side
-        return self._job("image", path, "", [self._vae, self._dtype, sha(path), side])
+    def image(self, path: Path, size: Size) -> str:
+        """The key of a picture's latent tokens at a size."""
+        key = content_key("image", self._vae, self._dtype, sha(path), size)
+        return self._job(EncodeJob(key, "image", (str(path),), "", *size))
 
-    def prompt(self, prompt: str, path: Path) -> str:
-        """The key of a prompt's states about an image."""
-        side = self._sizes.condition_side
-        return self._job("prompt", path, prompt, [self._text, self._dtype, prompt, sha(path), side])
+    def prompt(self, prompt: str, paths: Sequence[Path]) -> str:
+        """The key of a prompt's states about pictures, if this family's encoder looks at them."""
+        content: list[object] = []
+        if self.family.prompts_see_images:
+            content = [[sha(path) for path in paths], self.geometry.sizes.condition_side]
+        key = content_key("prompt", self._text, self._dtype, prompt, content)
+        seen = tuple(map(str, paths)) if self.family.prompts_see_images else ()
+        return self._job(EncodeJob(key, "prompt", seen, prompt, 0, 0))
 
-    def grid(self, path: Path) -> tuple[int, int]:
-        """(rows, columns) of an image's latent tokens."""
-        return token_grid(self._model, *open_image(path).size)
+    def sample(
+        self, sources: Sequence[Path], student: str, teacher: str, edited: Path | None = None
+    ) -> Sample:
+        """The keys of an edit of pictures, at the aspect ratio of the last one or of ``edited``."""
+        at = [self.geometry.source(size_of(path)) for path in sources]
+        target = self.geometry.target(size_of(edited or sources[-1]))
+        return Sample(
+            sources=tuple(self.image(p, size) for p, size in zip(sources, at, strict=True)),
+            student_prompt=self.prompt(student, sources),
+            teacher_prompt=self.prompt(teacher, sources),
+            null_prompt=self.prompt(NEGATIVE_PROMPT, sources),
+            target=None,
+            shapes=tuple(self.geometry.tokens(size) for size in (target, *at)),
+        )
 
-    def _job(self, kind: str, path: Path, prompt: str, content: list[object]) -> str:
-        key = content_key(kind, *content)
-        self.jobs.setdefault(key, EncodeJob(key, kind, str(path), prompt))
-        return key
+    def edited(self, path: Path) -> str:
+        """The key of an edited picture's latent tokens: what a teacher learns from."""
+        return self.image(path, self.geometry.target(size_of(path)))
+
+    def _job(self, job: EncodeJob) -> str:
+        self.jobs.setdefault(job.key, job)
+        return job.key
 
 
 @cache
 def sha(path: Path) -> str:
     """A file's sha256, read once a process."""
     return sha256_file(path)
+
+
+@cache
+def size_of(path: Path) -> Size:
+    """A picture's (width, height), upright, read once a process."""
+    return open_image(path).size
 
 
 @dataclass(frozen=True)
@@ -100,7 +136,7 @@ def collect(
         _effect(encodings, bank, effect, prompt, recipe.targets.sources, pairs)
         for effect, prompt in zip(bank.effects, prompts, strict=True)
     )
-    general = tuple(_sample(encodings, row.image, row.prompt, row.prompt) for row in bank.general)
+    general = tuple(encodings.sample(row.images, row.prompt, row.prompt) for row in bank.general)
     held_out = bank.test[: recipe.evaluate.photographs]
     test = tuple(_test_source(encodings, path, prompts) for path in held_out)
     return Collection(effects, general, test), encodings.jobs
@@ -125,21 +161,8 @@ def encode(recipe: Recipe, todo: Sequence[EncodeJob], folder: Path) -> None:
         "threads": pool.threads,
         "folder": str(folder),
     }
-    for _ in through_pool([vars(j) for j in todo], EncoderActor, arguments, pool, 64, "encode"):
+    for _ in through_pool([job.row() for job in todo], EncoderActor, arguments, pool, 64, "encode"):
         pass
-
-
-def _sample(encodings: Encodings, source: Path, student: str, teacher: str) -> Sample:
-    rows, columns = encodings.grid(source)
-    return Sample(
-        source=encodings.image(source),
-        student_prompt=encodings.prompt(student, source),
-        teacher_prompt=encodings.prompt(teacher, source),
-        null_prompt=encodings.prompt(NEGATIVE_PROMPT, source),
-        target=None,
-        rows=rows,
-        columns=columns,
-    )
 
 
 def _effect(
@@ -150,18 +173,23 @@ def _effect(
     sources: int,
     with_pairs: bool,
 ) -> EffectSources:
-    """An effect's own pictures come first, then the bank's unlabelled photographs."""
+    """An effect's own pictures come first, then the bank's unlabelled photographs.
+
+    Photographs are single pictures: an effect of several gets none.
+    """
     pairs = bank.pairs_of(effect.name)
-    paths = [pair.source for pair in pairs] + list(bank.photographs)
+    pictures = [pair.sources for pair in pairs]
+    if all(len(each) == 1 for each in pictures):
+        pictures += [(photograph,) for photograph in bank.photographs]
     samples = tuple(
-        _sample(encodings, path, prompts.student, prompts.teacher) for path in paths[:sources]
+        encodings.sample(each, prompts.student, prompts.teacher) for each in pictures[:sources]
     )
     taught: tuple[tuple[Sample, str], ...] = ()
     if effect.adapter is None or with_pairs:
         taught = tuple(
             (
-                _sample(encodings, pair.source, prompts.teacher, prompts.teacher),
-                encodings.image(pair.target),
+                encodings.sample(pair.sources, prompts.teacher, prompts.teacher, pair.target),
+                encodings.edited(pair.target),
             )
             for pair in pairs
         )
@@ -169,14 +197,13 @@ def _effect(
 
 
 def _test_source(encodings: Encodings, path: Path, prompts: Sequence[EffectPrompts]) -> TestSource:
-    rows, columns = encodings.grid(path)
+    bare = encodings.sample((path,), NEGATIVE_PROMPT, NEGATIVE_PROMPT)
     return TestSource(
         path=str(path),
         photograph=path.stem,
-        source=encodings.image(path),
-        null_prompt=encodings.prompt(NEGATIVE_PROMPT, path),
-        teacher_prompts={p.effect: encodings.prompt(p.teacher, path) for p in prompts},
-        student_prompts={p.effect: encodings.prompt(p.student, path) for p in prompts},
-        rows=rows,
-        columns=columns,
+        source=bare.sources[0],
+        null_prompt=bare.null_prompt,
+        teacher_prompts={p.effect: encodings.prompt(p.teacher, (path,)) for p in prompts},
+        student_prompts={p.effect: encodings.prompt(p.student, (path,)) for p in prompts},
+        shapes=bare.shapes,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.config import LoraSettings, ModelSettings, StudentSettings
+from pipeline.models.families import Family, family_of
 from pipeline.models.lora_formats import WEIGHTS_FILE, Layout, LoraModule, write_lora
 from pipeline.prompting import EffectPrompts
 from pipeline.storage import atomic_folder
@@ -86,6 +87,7 @@ def model_card(
         f"| {_cell(p.effect)} | {_code(p.trigger)} | {_cell(p.student)} |" for p in prompts
     )
     example = repr(prompts[0].student if prompts else "an instruction")
+    family = family_of(model.path)
     scores = f"\n## Scores\n\n{scores_markdown.strip()}\n" if scores_markdown else ""
     return f"""---
 base_model: {json.dumps(model.path)}
@@ -110,19 +112,19 @@ Run in this folder:
 
 ```python
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, QwenImageEditPlusPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, {family.pipeline}
 from PIL import Image
 
-pipeline = QwenImageEditPlusPipeline.from_pretrained(
+photograph = Image.open("photograph.jpg").convert("RGB")
+pipeline = {family.pipeline}.from_pretrained(
     {model.path!r}, torch_dtype=torch.{model.dtype}
 )
 pipeline.load_lora_weights(".", weight_name="{WEIGHTS_FILE}")
 pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained("scheduler")
 image = pipeline(
-    image=[Image.open("photograph.jpg").convert("RGB")],
+    {_stock_arguments(family)},
     prompt={example},
     num_inference_steps={student.steps},
-    true_cfg_scale=1.0,
 ).images[0]
 image.save("edited.png")
 ```
@@ -139,6 +141,15 @@ Also in `{EFFECTS_FILE}`. The prompt is the trigger, then a caption.
 |---|---|---|
 {rows}
 {scores}"""
+
+
+def _stock_arguments(family: Family) -> str:
+    """How the stock pipeline takes the picture, and that it edits without guidance of its own."""
+    if family.guidance is None:
+        return "image=[photograph],\n    true_cfg_scale=1.0"
+    # Without a size this pipeline makes squares; it keeps the aspect ratio of what it is given.
+    size = "width=photograph.width,\n    height=photograph.height"
+    return f"image=photograph,\n    {size},\n    guidance_scale={family.guidance}"
 
 
 def _cell(text: str) -> str:

@@ -6,7 +6,7 @@ that it does depend on.
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import Recipe
@@ -15,18 +15,7 @@ from pipeline.models.lora_formats import content_hash
 from pipeline.stages.encode import Collection
 from pipeline.stages.teach import adapter_path
 from pipeline.storage import content_key
-from pipeline.types import EffectEntry, Manifest, Sample
-
-
-@dataclass(frozen=True)
-class TargetJob:
-    """One target to make; ``sample`` is plain data for Ray."""
-
-    key: str
-    adapter: str
-    adapter_hash: str
-    sample: dict[str, object]
-    seed: int
+from pipeline.types import EffectEntry, Manifest, Sample, TargetJob
 
 
 def plan_targets(
@@ -68,9 +57,12 @@ def make_targets(
         "folder": str(folder),
         "steps": recipe.targets.steps,
         "guidance": recipe.targets.guidance,
+        "keep_norm": recipe.targets.keep_norm,
     }
-    # Sorting by adapter keeps the number of adapters in a batch, and so of switches, low.
-    rows = [vars(job) for job in sorted(todo, key=lambda j: (j.adapter_hash, j.key))]
+    # Sorting by adapter keeps the number of adapters in a batch, and so of switches, low; by
+    # bucket first, for what is sampled together is of one shape.
+    order = sorted(todo, key=lambda j: (j.sample.shapes, j.adapter_hash, j.key))
+    rows = [job.row() for job in order]
     for _ in through_pool(rows, TargetActor, arguments, pool, recipe.targets.batch, "targets"):
         pass
 
@@ -82,11 +74,12 @@ def _job(
         "target",
         base,
         adapter_hash,
-        [sample.source, sample.teacher_prompt, sample.null_prompt],
+        [list(sample.sources), sample.teacher_prompt, sample.null_prompt, sample.shapes],
         recipe.targets.steps,
         recipe.targets.guidance,
+        recipe.targets.keep_norm,
         recipe.model.dtype,
         recipe.seed,
         draw,
     )
-    return TargetJob(key, adapter, adapter_hash, vars(sample), zlib.crc32(key.encode()))
+    return TargetJob(key, adapter, adapter_hash, sample, zlib.crc32(key.encode()))

@@ -21,7 +21,7 @@ def adapter_path(recipe: Recipe, sources: EffectSources, folder: Path) -> Path:
     key = content_key(
         "teacher",
         fingerprint(recipe.model.path, "transformer"),
-        [[s.source, s.teacher_prompt, s.null_prompt, target] for s, target in sources.pairs],
+        [[list(s.sources), s.teacher_prompt, s.null_prompt, y] for s, y in sources.pairs],
         recipe.teach.model_dump(mode="json"),
         recipe.model.dtype,
         recipe.seed,

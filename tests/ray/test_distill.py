@@ -1,5 +1,6 @@
 """Ray adds nothing to the numbers: actors, restarts and resumes leave the student's bits alone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from actors.session import ray_session
 from actors.student_worker import student_trainer
@@ -19,6 +21,7 @@ from pipeline.controller import run
 from pipeline.distill.single_process import distill_in_one_process
 from pipeline.miniature.bank import write_bank
 from pipeline.places import Places
+from pipeline.plan import round_slots
 from pipeline.prompting import make_prompts
 from pipeline.stages.distill import History, arguments_of
 from pipeline.stages.encode import collect
@@ -31,10 +34,20 @@ from tests.tiny_model import write_tiny_model
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-effect bank and a random model, with encodings and targets made once."""
+    """A two-effect bank and a random model, with encodings and targets made once.
+
+    Of three buckets: squares, a wide general row, and an edit of two pictures.
+    """
     folder = tmp_path_factory.mktemp("bank")
     write_tiny_model(folder / "model")
     write_bank(folder / "bank", ["sepia", "snow"], pairs=2, general=3, sources=1, test=1)
+    rows = folder / "bank" / "general.jsonl"
+    first, second, third = (json.loads(line) for line in rows.read_text().splitlines())
+    with Image.open(folder / "bank" / second["image"]) as picture:
+        picture.resize((90, 60)).save(folder / "bank" / "wide.png")
+    second["image"] = "wide.png"
+    third["image"] = [first["image"], third["image"]]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in (first, second, third)))
     run(recipe_in(folder, "first"), load_bank(folder / "bank"), until="targets")
     return folder
 
@@ -109,6 +122,7 @@ def test_three_teacher_actors_and_one_process_give_the_same_student(bank: Path) 
     )
     trainer, worker = student_trainer(student), rollout_worker(teachers)
     distill_in_one_process(trainer, worker, range(recipe.distill.rounds))
+    assert len({round_slots(student.plan, r)[0].bucket for r in range(recipe.distill.rounds)}) > 1
     assert trainer.average is not None
     with_ray = student_weights(
         student_file(Places(bank / "one"), run_key_of(recipe, manifest_of(recipe)))

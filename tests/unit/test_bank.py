@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.bank import inspect_bank, load_bank
 from pipeline.problems import InputError
-from tests.unit.malformed.good_bank import good_work
+from tests.unit.malformed.good_bank import good_work, write_rows
 
 in_one_folder = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -25,11 +25,13 @@ def test_a_bank_by_its_folder_or_its_file(tmp_path: Path) -> None:
     assert (snow.category, snow.weight, snow.caption) == ("general", 1.0, None)
     assert snow.adapter == work.file("adapters/snow.safetensors")
     assert negative.description == "a photograph with negative"
-    assert [p.source.name for p in bank.pairs_of("snow")] == [
+    assert [p.sources[0].name for p in bank.pairs_of("snow")] == [
         "snow_1_source.png",
         "snow_2_source.png",
     ]
-    assert [(row.image.name, row.prompt) for row in bank.general] == [("1.png", "make it brighter")]
+    assert [(row.images[0].name, row.prompt) for row in bank.general] == [
+        ("1.png", "make it brighter")
+    ]
     assert [p.parent.name for p in bank.photographs + bank.test] == ["photographs", "test"]
 
 
@@ -133,3 +135,22 @@ def test_a_file_that_cannot_be_looked_up_is_reported(tmp_path: Path) -> None:
     work.save()
     with pytest.raises(InputError, match="test: cannot be looked up"):
         load_bank(work.bank_file)
+
+
+def test_rows_of_several_pictures(tmp_path: Path) -> None:
+    work = good_work(tmp_path)
+    pictures = ["general/1.png", "photographs/1.png", "pairs/snow_1_source.png"]
+    pair = {"effect": "snow", "source": pictures[:2], "target": pictures[2]}
+    write_rows(work.file("pairs.jsonl"), [pair])
+    write_rows(work.file("general.jsonl"), [{"image": pictures, "prompt": "put them together"}])
+    bank = load_bank(work.bank_file)
+    assert bank.pairs[0].sources == tuple(work.file(name) for name in pictures[:2])
+    assert bank.general[0].images == tuple(work.file(name) for name in pictures)
+
+
+def test_all_that_is_wrong_with_rows_of_pictures_is_one_report(tmp_path: Path) -> None:
+    work = good_work(tmp_path)
+    rows = [["general/1.png"] * 4, ["general/1.png", "no.png", "../out.png"], []]
+    write_rows(work.file("general.jsonl"), [{"image": row, "prompt": "join"} for row in rows])
+    fields = [problem.field for problem in inspect_bank(work.bank_file).problems]
+    assert fields == ["line 1.image", "line 2.image.1", "line 2.image.2", "line 3.image"]

@@ -4,8 +4,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.plan import PlanSettings, describe, round_anchors, round_slots
+from pipeline.distill.noise import generator
+from pipeline.plan import BucketCounts, PlanSettings, describe, round_anchors, round_slots
 
 PLAN = PlanSettings(
     seed=3,
@@ -117,3 +120,89 @@ def test_describe_counts_the_plan() -> None:
     assert told["effect_share"] == 1.0
     assert told["sigmas"] == 8
     assert 2.5 < told["mean_student_step"] < 4.5
+
+
+# Effect 0 is in every bucket, effect 2 in one, and the second has no general rows.
+BUCKETS = (BucketCounts((1, 4, 0), 8), BucketCounts((1, 3, 0), 0), BucketCounts((1, 0, 2), 3))
+MIXED = replace(PLAN, buckets=BUCKETS)
+
+
+def test_one_bucket_draws_what_no_buckets_draw() -> None:
+    """So the plans of banks of one shape are what they were: written out here once more."""
+    one = replace(PLAN, buckets=(BucketCounts(PLAN.samples, PLAN.general),))
+    for r in range(40):
+        assert round_slots(one, r, 1) == round_slots(PLAN, r, 1)
+        assert round_anchors(one, r, 1) == round_anchors(PLAN, r, 1)
+        for i, slot in enumerate(round_slots(PLAN, r, 1)):
+            rng = generator(PLAN.seed, "plan", r, 1, i)
+            effect = None
+            if rng.random() < PLAN.p_switch:
+                effect = int(rng.choice(3, p=[1 / 8, 2 / 8, 5 / 8]))
+            rows = PLAN.general if effect is None else PLAN.samples[effect]
+            expected = (effect, int(rng.integers(rows)), int(rng.integers(8)))
+            assert (slot.effect, slot.sample, slot.step) == expected
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> PlanSettings:
+    """Plans over up to four buckets of up to three effects, each with a sample somewhere."""
+    effects = draw(st.integers(1, 3))
+    counts = st.tuples(*[st.integers(0, 3)] * effects)
+    buckets = draw(st.lists(st.tuples(counts, st.integers(0, 3)), min_size=1, max_size=4))
+    samples = tuple(sum(b[0][e] for b in buckets) for e in range(effects))
+    if 0 in samples:
+        buckets[0] = (tuple(c + 1 for c in buckets[0][0]), buckets[0][1])
+        samples = tuple(count + 1 for count in samples)
+    general = sum(b[1] for b in buckets)
+    weights = draw(st.tuples(*[st.floats(0.1, 10)] * effects))
+    p_switch = draw(st.sampled_from([0.3, 0.5, 1.0]) if general else st.just(1.0))
+    return replace(
+        PLAN,
+        seed=draw(st.integers(0, 1000)),
+        p_switch=p_switch,
+        effect_weights=weights,
+        samples=samples,
+        general=general,
+        buckets=tuple(BucketCounts(c, g) for c, g in buckets),
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(plan=plans(), r=st.integers(0, 10_000))
+def test_a_round_is_of_one_bucket_for_all_workers(plan: PlanSettings, r: int) -> None:
+    slots = [slot for rank in (0, 1) for slot in round_slots(plan, r, rank)]
+    anchors = [anchor for rank in (0, 1) for anchor in round_anchors(plan, r, rank)]
+    for drawn in (slots, anchors):
+        assert len({each.bucket for each in drawn}) == 1
+    for each in (*slots, *anchors):
+        counts = plan.buckets[each.bucket]
+        rows = counts.general if each.effect is None else counts.samples[each.effect]
+        assert 0 <= each.sample < rows
+
+
+@pytest.mark.parametrize("p_switch", [0.4, 1.0])
+def test_buckets_leave_every_samples_share_as_it_was(p_switch: float) -> None:
+    """Stream, effect and sample: each as likely as where there are no buckets."""
+    rounds = 4000
+    plan = replace(MIXED, batch=1, ta_fm_batch=1, p_switch=p_switch)
+    slots = [round_slots(plan, r)[0] for r in range(rounds)]
+    anchors = [round_anchors(plan, r)[0] for r in range(rounds)]
+    weights, shares = dict(enumerate([1 / 8, 2 / 8, 5 / 8])), {}
+    for bucket, counts in enumerate(BUCKETS):
+        for effect, count in enumerate(counts.samples):
+            for sample in range(count):
+                shares[effect, bucket, sample] = weights[effect] / plan.samples[effect]
+    of_slots = {place: p_switch * share for place, share in shares.items()}
+    if p_switch < 1:
+        for bucket, counts in enumerate(BUCKETS):
+            for sample in range(counts.general):
+                of_slots[None, bucket, sample] = (1 - p_switch) / plan.general
+    for drawn, expected in ((slots, of_slots), (anchors, shares)):
+        found = Counter((each.effect, each.bucket, each.sample) for each in drawn)
+        assert found.keys() == expected.keys()
+        statistic = sum(
+            (found[place] - rounds * p) ** 2 / (rounds * p) for place, p in expected.items()
+        )
+        # Mean f, standard deviation sqrt(2 f) at f degrees of freedom: five of them.
+        freedom = len(expected) - 1
+        assert statistic < freedom + 5 * (2 * freedom) ** 0.5

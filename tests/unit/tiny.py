@@ -10,10 +10,11 @@ from torch import Tensor
 from pipeline.models.lora_formats import LoraModule, content_hash, write_lora
 from pipeline.models.qwen_image_edit import QwenImageEditor
 from pipeline.tensor_store import write_part
-from pipeline.types import EffectEntry, Manifest, Sample
+from pipeline.types import Bucket, EffectEntry, Manifest, Sample
 
 CHANNELS, WIDTH, PROMPT = 80, 64, 16
 ROWS, COLUMNS = 1, 2
+SHAPES: Bucket = ((1, ROWS, COLUMNS), (1, ROWS, COLUMNS))
 MODULES = (
     "attn.to_q",
     "attn.to_k",
@@ -64,11 +65,28 @@ def tiny_lora(
     return modules
 
 
-def tiny_collection(folder: Path, editor: QwenImageEditor) -> tuple[Path, Manifest]:
-    """Three effects with their adapters and stored tensors, and general rows."""
+def tiny_collection(
+    folder: Path, editor: QwenImageEditor, buckets: Sequence[Bucket] = (SHAPES,)
+) -> tuple[Path, Manifest]:
+    """Three effects with their adapters and stored tensors, and general rows.
+
+    The samples of each take the buckets in turn.
+    """
     store = folder / "store"
     shapes = {"to_q": (2, None), "img_mlp.net.2": (3, 1.5), "txt_mod.1": (1, 4.0)}
     tensors: dict[str, Tensor] = {"null": seeded((2, PROMPT), 1)}
+
+    def sample(name: str, student: str, teacher: str, taught: bool, i: int, seed: int) -> Sample:
+        """Sample i of an effect or of the general rows, with its own sources and target."""
+        (_, rows, columns), *shapes = buckets[i % len(buckets)]
+        sources = tuple(f"{name}.source{n}" for n in range(len(shapes)))
+        for n, (key, (_, r, c)) in enumerate(zip(sources, shapes, strict=True)):
+            tensors[key] = seeded((r * c, CHANNELS), seed + 1000 * n)
+        target = f"{name}.target" if taught else None
+        if target is not None:
+            tensors[target] = seeded((rows * columns, CHANNELS), seed + 100)
+        return Sample(sources, student, teacher, "null", target, buckets[i % len(buckets)])
+
     effects = []
     for e in range(3):
         chosen = dict(list(shapes.items())[: e + 1])
@@ -85,20 +103,16 @@ def tiny_collection(folder: Path, editor: QwenImageEditor) -> tuple[Path, Manife
         tensors[f"student{e}"] = seeded((3 + e, PROMPT), 10 + e)
         tensors[f"teacher{e}"] = seeded((5 - e, PROMPT), 20 + e)
         for i in range(4):
-            source, target = f"source{e}.{i}", f"target{e}.{i}"
-            tensors[source] = seeded((ROWS * COLUMNS, CHANNELS), 100 + 10 * e + i)
-            tensors[target] = seeded((ROWS * COLUMNS, CHANNELS), 200 + 10 * e + i)
-            samples.append(
-                Sample(source, f"student{e}", f"teacher{e}", "null", target, ROWS, COLUMNS)
-            )
+            prompts = f"student{e}", f"teacher{e}"
+            samples.append(sample(f"effect{e}.{i}", *prompts, True, i, 100 + 10 * e + i))
         effects.append(
             EffectEntry(f"effect{e}", str(path), content_hash(path), 1.0 + e, tuple(samples))
         )
     general = []
     for i in range(3):
-        tensors[f"general{i}"] = seeded((ROWS * COLUMNS, CHANNELS), 300 + i)
-        tensors[f"words{i}"] = seeded((4 + i, PROMPT), 400 + i)
-        general.append(Sample(f"general{i}", f"words{i}", f"words{i}", "null", None, ROWS, COLUMNS))
+        words = f"words{i}"
+        tensors[words] = seeded((4 + i, PROMPT), 400 + i)
+        general.append(sample(f"general{i}", words, words, False, i, 300 + i))
     items = list(tensors.items())
     write_part(store, items[: len(items) // 2])
     write_part(store, items[len(items) // 2 :])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.models.families import FAMILIES, family_of
 from pipeline.models.lora.report import shortened
 from pipeline.models.lora.types import LoraFile, Shapes
 from pipeline.models.safetensors_files import AGAIN
@@ -64,12 +65,12 @@ def transformer_shapes(folder: str | Path) -> dict[str, tuple[int, int]]:
     From ``transformer/config.json`` alone: no weights are read and no memory is taken.
 
     Raises:
-        InputError (a ValueError): no such config, or not one of a Qwen-Image transformer.
+        InputError (a ValueError): no such config, or not one of a known family's transformer.
     """
     path = Path(folder) / "transformer" / "config.json"
 
     def refused(place: str, value: object, what: str) -> InputError:
-        remedy = "give a diffusers folder (QwenImageEditPlusPipeline layout)"
+        remedy = f"give a diffusers folder of one of {', '.join(FAMILIES)}"
         return InputError([Problem(str(path), place, value, what, remedy)])
 
     try:
@@ -77,18 +78,23 @@ def transformer_shapes(folder: str | Path) -> dict[str, tuple[int, int]]:
     except (OSError, ValueError, RecursionError) as error:
         raise refused("", None, f"cannot be read as JSON ({error})") from None
     found = config.get("_class_name") if isinstance(config, dict) else None
-    if found != "QwenImageTransformer2DModel":
-        raise refused("_class_name", found, "not a QwenImageTransformer2DModel")
+    try:
+        known = [family_of(folder).transformer]
+    except ValueError:
+        known = [family.transformer for family in FAMILIES.values()]
+    if found not in known:
+        raise refused("_class_name", found, f"not one of {', '.join(known)}")
     # Layers are built one by one, on no device: a wrong count must not take all day.
-    layers = config.get("num_layers", 60)
-    if not isinstance(layers, int) or not 1 <= layers <= 1000:
-        raise refused("num_layers", layers, "must be a whole number from 1 to 1000")
+    for kind in ("num_layers", "num_single_layers"):
+        layers = config.get(kind, 1)
+        if not isinstance(layers, int) or not 1 <= layers <= 1000:
+            raise refused(kind, layers, "must be a whole number from 1 to 1000")
     # Here, because importing diffusers takes seconds that a reader of LoRA files need not wait.
-    from diffusers import QwenImageTransformer2DModel
+    import diffusers
 
     try:
         with torch.device("meta"):
-            model = QwenImageTransformer2DModel.from_config(config)
+            model = getattr(diffusers, found).from_config(config)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise refused("", None, f"not a transformer's config ({error})") from None
     return linear_shapes(model)

@@ -2,17 +2,21 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pipeline.distill.rates import RateSettings
 from pipeline.distill.rollout import RolloutWorker
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
 from pipeline.models.adapters import Adapters, TeacherCache
-from pipeline.plan import PlanSettings
+from pipeline.models.editor import Conditions
+from pipeline.plan import AnchorSlot, PlanSettings, Slot, count_buckets
 from pipeline.tensor_store import TensorStore
-from tests.unit.tiny import MODULES, tiny_collection, tiny_editor
+from pipeline.types import Bucket, Sample
+from tests.unit.tiny import MODULES, SHAPES, tiny_collection, tiny_editor
 
 PLAN = PlanSettings(
     seed=3,
@@ -47,9 +51,21 @@ HASH = "0123456789ab"
 class Collection:
     """A tiny collection on disk, and the two halves over it."""
 
-    def __init__(self, folder: Path) -> None:
-        store, self.manifest = tiny_collection(folder, tiny_editor())
+    def __init__(self, folder: Path, buckets: Sequence[Bucket] = (SHAPES,)) -> None:
+        store, self.manifest = tiny_collection(folder, tiny_editor(), buckets)
         self.store = TensorStore([store])
+
+    def plan(self, plan: PlanSettings) -> PlanSettings:
+        """A plan over this collection's buckets."""
+        return replace(plan, buckets=count_buckets(self.manifest))
+
+    def sample(self, slot: Slot | AnchorSlot) -> Sample:
+        return self.manifest.rows[slot.effect, slot.bucket][slot.sample]
+
+    def alone(self, sample: Sample, prompt: str) -> Conditions:
+        """One sample's conditions, written out."""
+        sources = torch.cat([self.store.get(key) for key in sample.sources])
+        return Conditions(self.store.get(prompt)[None], None, sources[None], list(sample.shapes))
 
     def worker(self, plan: PlanSettings = PLAN) -> RolloutWorker:
         editor = tiny_editor()

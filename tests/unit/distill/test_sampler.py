@@ -1,13 +1,16 @@
 """Our samplers against diffusers' own scheduler, step by step."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_shift
 from torch import Tensor
 
 from pipeline.distill.sampler import euler_sample, guided_velocity, student_trajectory
-from pipeline.distill.schedule import student_sigmas, teacher_sigmas
+from pipeline.distill.schedule import scheduler_sigmas, student_sigmas, teacher_sigmas
 
 SHAPE = (2, 3, 4)
 
@@ -79,3 +82,32 @@ def test_guided_velocity_combines_the_pair() -> None:
     x, t = torch.ones(1, 2, 3), torch.tensor([0.5])
     guided = guided_velocity(lambda x, t: (3 * x, x), 4.0)
     assert torch.equal(guided(x, t), torch.full((1, 2, 3), 9.0))
+
+
+def test_guided_velocity_can_keep_the_conditional_length() -> None:
+    cond = torch.tensor([[[3.0, 4.0]]])
+    guided = guided_velocity(lambda x, t: (cond, torch.zeros_like(cond)), 7.0, keep_norm=True)
+    x, t = torch.zeros_like(cond), torch.tensor([0.5])
+    assert torch.allclose(guided(x, t), cond)
+
+
+# As in the published folders: Qwen-Image-Edit's, and FLUX.1 Kontext's.
+DYNAMIC = [
+    {"shift": 1.0, "base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192}
+    | {"shift_terminal": 0.02},
+    {"shift": 3.0, "base_shift": 0.5, "max_shift": 1.15},
+    {"shift": 3.0, "base_shift": 0.5, "max_shift": 1.15, "time_shift_type": "linear"},
+]
+
+
+@pytest.mark.parametrize("config", DYNAMIC)
+@pytest.mark.parametrize("tokens", [256, 2688, 4096])
+def test_dynamic_shifting_is_the_stock_pipelines(config: dict[str, Any], tokens: int) -> None:
+    stock = FlowMatchEulerDiscreteScheduler(**config, use_dynamic_shifting=True)
+    names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    mu = calculate_shift(tokens, *(stock.config[name] for name in names))
+    stock.set_timesteps(sigmas=np.linspace(1.0, 1 / 20, 20), mu=mu)
+    ours = scheduler_sigmas(stock.config, 20, tokens)
+    assert ours == pytest.approx(stock.sigmas.tolist(), abs=1e-6)
+    static = FlowMatchEulerDiscreteScheduler(shift=config["shift"])
+    assert scheduler_sigmas(static.config, 20, tokens) == teacher_sigmas(20, config["shift"])

@@ -14,11 +14,10 @@ from pipeline.distill.noise import gaussian
 from pipeline.distill.rollout import RolloutWorker
 from pipeline.distill.update import FAKE, STUDENT
 from pipeline.models.adapters import BASE, TeacherCache
-from pipeline.models.editor import Conditions
 from pipeline.plan import round_slots
-from pipeline.types import Manifest, Rollout
+from pipeline.types import Rollout
 from tests.unit.distill.halves import GUIDANCE, PLAN, SETTINGS, Collection, go_on
-from tests.unit.tiny import CHANNELS, COLUMNS, ROWS
+from tests.unit.tiny import CHANNELS
 
 
 def test_rounds_run_and_move_both(collection: Collection) -> None:
@@ -100,23 +99,23 @@ def test_general_slots_cost_no_target_simulation_and_no_anchoring(collection: Co
     assert rollout.ts_x0[list(effect)].any()
 
 
-def _reference_row(worker: RolloutWorker, manifest: Manifest, r: int, i: int) -> dict[str, Tensor]:
+def _reference_row(
+    worker: RolloutWorker, collection: Collection, r: int, i: int
+) -> dict[str, Tensor]:
     """Slot i of round r done alone: one sample a forward, nothing padded, written out."""
-    plan = worker.plan
+    plan, store = worker.plan, worker.store
     slot = round_slots(plan, r)[i]
-    if slot.effect is None:
-        sample, adapter = manifest.general[slot.sample], BASE
-    else:
-        entry = manifest.effects[slot.effect]
-        sample, adapter = entry.samples[slot.sample], entry.adapter_hash
+    sample, adapter = collection.sample(slot), BASE
+    if slot.effect is not None:
+        entry = collection.manifest.effects[slot.effect]
+        adapter = entry.adapter_hash
         worker.teachers.ensure({adapter: Path(entry.adapter)})
-    store, shapes = worker.store, [(1, ROWS, COLUMNS)] * 2
 
     def noise(purpose: str, index: int = 0) -> Tensor:
-        return gaussian((ROWS * COLUMNS, CHANNELS), plan.seed, purpose, r, 0, i, index)[None]
+        return gaussian((sample.tokens, CHANNELS), plan.seed, purpose, r, 0, i, index)[None]
 
     def x0(x: Tensor, t: float, name: str, prompt: str) -> Tensor:
-        given = Conditions(store.get(prompt)[None], None, store.get(sample.source)[None], shapes)
+        given = collection.alone(sample, prompt)
         with worker.adapters.use(name), torch.no_grad():
             return x - t * worker.editor.velocity(x, torch.tensor([t]), given)
 
@@ -160,9 +159,26 @@ def test_rows_of_a_batch_do_not_see_each_other(collection: Collection) -> None:
     assert len({s.effect for s in slots}) >= 3, "a round with several teachers and the base"
     assert None in {s.effect for s in slots}
     for i in range(6):
-        for name, alone in _reference_row(worker, collection.manifest, 4, i).items():
+        for name, alone in _reference_row(worker, collection, 4, i).items():
             difference = np.abs(getattr(rollout, name)[i] - alone[0].numpy()).max()
             assert difference < 1e-4, (i, name)
+
+
+def test_a_round_is_of_one_bucket_and_its_rows_are_as_if_alone(mixed: Collection) -> None:
+    plan = mixed.plan(replace(PLAN, batch=2))
+    worker = mixed.worker(plan)
+    weights = worker.adapters.state(STUDENT)
+    worker.load_policy({k: v + 0.02 for k, v in weights.items()})
+    rounds = {round_slots(plan, r)[0].bucket: r for r in range(20)}
+    assert rounds.keys() == {0, 1, 2}
+    for bucket, r in rounds.items():
+        rollout = worker.roll(r, 0, 0)
+        _, rows, columns = mixed.manifest.buckets[bucket][0]
+        assert rollout.x_g.shape == (2, rows * columns, CHANNELS)
+        for i in range(2):
+            for name, alone in _reference_row(worker, mixed, r, i).items():
+                difference = np.abs(getattr(rollout, name)[i] - alone[0].numpy()).max()
+                assert difference < 1e-4, (bucket, i, name)
 
 
 def test_one_process_may_hold_both_halves_on_one_base(collection: Collection) -> None:

@@ -1,5 +1,6 @@
 """Banks whose lists are wrong: bank.yaml and the JSONL files."""
 
+import json
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -116,6 +117,24 @@ def _pair(**row: str) -> str:
     return "{" + ", ".join(f'"{k}": "{v}"' for k, v in whole.items() if v) + "}"
 
 
+def _general_of(*images: str) -> Callable[[Work], None]:
+    def spoil(work: Work) -> None:
+        write_rows(work.file("general.jsonl"), [{"image": list(images), "prompt": "join them"}])
+
+    return spoil
+
+
+def _second_image_broken(work: Work) -> None:
+    work.file("general/broken.png").write_bytes(work.file("general/1.png").read_bytes()[:60])
+    _general_of("general/1.png", "general/broken.png")(work)
+
+
+def _two_sources_for_flux(work: Work) -> None:
+    index = {"_class_name": "FluxKontextPipeline"}
+    (work.folder / "model" / "model_index.json").write_text(json.dumps(index))
+    _general_of("general/1.png", "photographs/1.png")(work)
+
+
 def _of_effect(name: str, key: str, value: Any, remedy: str) -> Case:
     return Case(name, _effect(key, value), "bank.yaml", f"effects.1.{key}", remedy)
 
@@ -177,6 +196,33 @@ BANK_CASES = (
         '{"image": "general/1.png", "prompt": " "}',
     ),
     _of_general("general_nul", ".image", "stated form", '{"image": "a\\u0000", "prompt": "b"}'),
+    _of_general(
+        "general_image_a_number", ".image", "stated type", '{"image": 7, "prompt": "brighter"}'
+    ),
+    Case(
+        "general_four_images",
+        _general_of(*["general/1.png"] * 4),
+        "general.jsonl",
+        "line 1.image",
+        "at most 3",
+    ),
+    Case("general_no_images", _general_of(), "general.jsonl", "line 1.image", "stated type"),
+    Case(
+        "general_second_missing",
+        _general_of("general/1.png", "general/2.png"),
+        "general.jsonl",
+        "line 1.image.1",
+        "correct the path",
+    ),
+    Case("general_second_broken", _second_image_broken, "broken.png", "content", "save it again"),
+    Case(
+        "general_second_outside",
+        _general_of("general/1.png", "../1.png"),
+        "general.jsonl",
+        "line 1.image.1",
+        STAYS,
+    ),
+    Case("two_sources_for_flux", _two_sources_for_flux, "bank.yaml", "general", "takes 1"),
     Case("general_link_out", _link_out, "general.jsonl", "line 1.image", STAYS),
     Case("general_link_loop", _link_loop, "general.jsonl", "line 1.image", STAYS),
     Case("general_undeclared", _general_missing, "bank.yaml", "general", "p_switch to 1"),
