@@ -89,7 +89,7 @@ def _ask(
     """The photographs with the instructions for prompts, encoded."""
     encodings, asked = Encodings(recipe.model), []
     for source in test[: recipe.evaluate.photographs]:
-        keys = {text: encodings.prompt(text, Path(source.path)) for text in instructions}
+        keys = {text: encodings.prompt(text, [Path(source.path)]) for text in instructions}
         asked.append(replace(source, teacher_prompts=keys, student_prompts=keys))
     if todo := missing(encodings.jobs.values(), stored_keys(places.encodings)):
         ray()
