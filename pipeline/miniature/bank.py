@@ -65,7 +65,7 @@ def write_bank(
             }
             if spec.family == "textured":
                 # An outcome by chance takes more samples to learn than a function of the picture.
-                entry["weight"] = 2.0
+                entry["weight"] = 1.5
             kept = KEPT_TEACHERS / f"{name}.safetensors"
             if kept_teachers and not validation and kept.exists():
                 (new / "adapters").mkdir(exist_ok=True)

@@ -79,7 +79,7 @@ def joint_lora(
     key = content_key(
         "joint",
         fingerprint(recipe.model.path, "transformer"),
-        [[s.sources, s.teacher_prompt, s.null_prompt, target] for s, target in pairs],
+        [[list(s.sources), s.teacher_prompt, s.null_prompt, target] for s, target in pairs],
         settings.model_dump(mode="json", exclude={"lora"}),
         lora.model_dump(mode="json"),
         recipe.model.dtype,
