@@ -10,7 +10,14 @@ from tests.cluster.test_manifests import ROOT
 
 
 def test_make_submit_is_the_plain_command() -> None:
-    make = ["make", "--dry-run", "--old-file=.venv/.ready", "submit", "RECIPE=my.yaml"]
+    make = [
+        "make",
+        "--no-print-directory",
+        "--dry-run",
+        "--old-file=.venv/.ready",
+        "submit",
+        "RECIPE=my.yaml",
+    ]
     done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
     plain = "ray job submit --working-dir . -- python -m pipeline run my.yaml"
     assert " ".join(done.stdout.split()) == f".venv/bin/{plain}"

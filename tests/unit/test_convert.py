@@ -79,10 +79,10 @@ def test_what_is_refused(
 ) -> None:
     out = tmp_path / "out.safetensors"
     assert "give the model's folder as well" in refused(capsys, kohya, out, "--to", "diffusers")
-    flux = {"_class_name": "FluxTransformer2DModel"}
-    (base / "transformer" / "config.json").write_text(json.dumps(flux))
+    other = {"_class_name": "SanaTransformer2DModel"}
+    (base / "transformer" / "config.json").write_text(json.dumps(other))
     said = refused(capsys, kohya, out, "--to", "diffusers", "--base", base)
-    assert "not a QwenImageTransformer2DModel" in said
+    assert "not one of QwenImageTransformer2DModel, FluxTransformer2DModel" in said
     small = TRANSFORMER | {"num_attention_heads": 2}
     (base / "transformer" / "config.json").write_text(json.dumps(small))
     said = refused(capsys, kohya, out, "--to", "diffusers", "--base", base)
