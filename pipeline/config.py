@@ -227,7 +227,8 @@ class BenchSettings(Section):
     seeds: of the trained contenders; joint: how the one LoRA of all pairs is trained; density: the
     share of entries that TIES and DARE keep. ``*_set`` are overrides of
     the recipe (``{"distill.rounds": 200}``) for the acceleration LoRA, the ablation's runs and
-    the scale's; ablation_effects: how many effects the ablation takes; scale: collections' sizes;
+    the scale's; ablation: which of its rows (null: all), on so many ablation_effects; scale:
+    collections' sizes;
     general_edits: instructions a photograph on which generality is measured.
     """
 
@@ -236,6 +237,7 @@ class BenchSettings(Section):
     density: Annotated[float, Field(gt=0, le=1)] = 0.5
     acceleration_set: dict[str, Any] = {}
     ablation_set: dict[str, Any] = {}
+    ablation: tuple[str, ...] | None = Field(default=None, min_length=1, strict=False)
     ablation_effects: Positive = 16
     scale_set: dict[str, Any] = {}
     scale: tuple[Positive, ...] = Field(default=(5, 10, 20, 50), min_length=1, strict=False)

@@ -35,11 +35,11 @@ def test_a_quick_bench_of_every_report_and_again_from_its_caches(
         "joint-fm",
         "joint-fm + acceleration",
     }
-    assert {c["seed"] for c in report["cells"]} == {None, 0, 1}
+    assert {c["seed"] for c in report["cells"]} == {None, 0}
     assert report["costs"]["student"]["nfe"] == 4 and report["costs"]["base"]["bytes"] == 0
     assert any("generality" in c["scores"] for c in report["cells"])
     ablation = json.loads((folder / "ablation.json").read_text())
-    assert len({c["method"] for c in ablation["cells"]}) == 10
+    assert {c["method"] for c in ablation["cells"]} == {"base", "teacher", "PDSR", "all"}
     assert (folder / "scale.md").exists()
     students = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").rglob("student.*")}
     assert main(command) == 0

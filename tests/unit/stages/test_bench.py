@@ -10,7 +10,7 @@ from pipeline.bank import Bank, Effect, Instruction, Pair
 from pipeline.config import load_recipe, recipe_hash, vary
 from pipeline.models.lora_formats import read_lora
 from pipeline.problems import InputError
-from pipeline.stages.bench import ABLATION, QUICK, part_of
+from pipeline.stages.bench import ABLATION, QUICK, ablation_rows, part_of
 from pipeline.stages.contenders import cascade, stacked, untrained_contenders
 from pipeline.stages.generality import known_edits
 from tests.evaluation_case import make_case
@@ -44,6 +44,13 @@ def test_every_ablation_is_another_run_that_a_recipe_allows() -> None:
     assert len(hashes) == len(ABLATION)
     quick = vary(recipe, QUICK)
     assert all(vary(quick, switches) for switches in ABLATION.values())
+
+
+def test_an_ablation_of_some_rows() -> None:
+    assert list(ablation_rows(["all", "PDSR"])) == ["all", "PDSR"]
+    assert ablation_rows(None) == ABLATION
+    with pytest.raises(InputError, match=r"bench\.ablation.*no such row.*PDSR \+ AOP"):
+        ablation_rows(["AOP"])
 
 
 def test_seeds_share_teachers_and_not_students() -> None:
