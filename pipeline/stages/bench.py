@@ -7,7 +7,7 @@ moment and run in pieces. A report is written anew after each seed, from what th
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -346,7 +346,5 @@ def _thin(history: Sequence[Mapping[str, float]], points: int = 100) -> list[dic
 @contextmanager
 def _ray_when_needed(recipe: Recipe) -> Iterator[Callable[[], None]]:
     """A function that starts Ray the first time it is called; Ray ends with the block."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         yield lambda: stack.enter_context(ray_session(recipe.cluster))
