@@ -39,7 +39,9 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**common)
     else:
+        # "local": some other cluster of this machine is none of ours.
         ray.init(
+            address="local",
             num_cpus=max(os.cpu_count() or 1, _asked(cluster)),
             resources=_asked_resources(cluster),
             include_dashboard=False,

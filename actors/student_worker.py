@@ -18,6 +18,7 @@ from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoi
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
+from pipeline.models.lora_formats import read_lora
 from pipeline.plan import PlanSettings
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Manifest, Rollout
@@ -35,6 +36,7 @@ class StudentArguments:
     rank: int
     alpha: float
     modules: tuple[str, ...]
+    start: str | None
     stores: tuple[str, ...]
     manifest: dict[str, Any]
     plan: PlanSettings
@@ -57,6 +59,8 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
     for offset, name in enumerate((STUDENT, FAKE)):
         seed = 2 * arguments.plan.seed + offset
         adapters.add(name, arguments.rank, arguments.alpha, arguments.modules, seed)
+        if arguments.start is not None:
+            adapters.replace(name, read_lora(arguments.start).state())
     return StudentTrainer(
         editor=editor,
         adapters=adapters,

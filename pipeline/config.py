@@ -136,10 +136,12 @@ class DistillSettings(Section):
     """The distillation: routing, rounds, rates and bounds.
 
     ``seed`` null takes the recipe's; another one repeats the training on the same teachers and
-    targets.
+    targets. ``warm_start``: flow matching on the targets before round 0 (its ``lora`` is the
+    student's); null, as published, starts at the bare base.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    warm_start: TeachSettings | None = None
     rounds: Positive = 5000
     batch: Positive = 1
     p_switch: Share = 0.5

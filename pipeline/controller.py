@@ -27,6 +27,7 @@ from pipeline.stages.publish import Publisher
 from pipeline.stages.student import finished_student, run_key_of, save_student, student_weights
 from pipeline.stages.targets import make_targets, plan_targets
 from pipeline.stages.teach import adapter_path, teach_all, untaught
+from pipeline.stages.warm_start import warm_start
 from pipeline.tensor_store import stored_keys
 from pipeline.types import Manifest
 
@@ -136,5 +137,6 @@ def distilled(
     if (done := finished_student(places, key)) is not None:
         return done
     ray()
-    final = distill(recipe, manifest, places.stores, places.training, key, progress)
+    start = warm_start(recipe, manifest, places.starts, places.stores)
+    final = distill(recipe, manifest, places.stores, places.training, key, progress, start)
     return save_student(final, recipe, places, key)

@@ -31,6 +31,11 @@ class Places:
         return self.cache / "teachers"
 
     @property
+    def starts(self) -> Path:
+        """Students' warm starts."""
+        return self.cache / "starts"
+
+    @property
     def evaluation(self) -> Path:
         return self.cache / "evaluation"
 

@@ -44,7 +44,8 @@ from pipeline.types import Manifest
 # The paper's ablation (table 3), a row a variant: what is switched off against the whole method.
 NO_AOP = {"prompts.triggers": "none"}
 NO_TS = {"distill.losses.dmd_ts": 0.0}
-NO_TA = {"distill.losses.ta_fm": 0.0}
+# A warm start is trajectory anchoring, too.
+NO_TA = {"distill.losses.ta_fm": 0.0, "distill.warm_start": None}
 NO_PDSR = {"distill.p_switch": 1.0}
 ABLATION: dict[str, dict[str, Any]] = {
     "PDSR": NO_AOP | NO_TS | NO_TA,

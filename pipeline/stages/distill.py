@@ -55,7 +55,11 @@ def update_settings(recipe: Recipe) -> UpdateSettings:
 
 
 def arguments_of(
-    recipe: Recipe, manifest: Manifest, stores: list[Path], run_key: str
+    recipe: Recipe,
+    manifest: Manifest,
+    stores: list[Path],
+    run_key: str,
+    start: Path | None = None,
 ) -> "tuple[StudentArguments, TeacherPoolArguments]":
     """Both halves' arguments: plain data, the same for Ray and for the reference loop."""
     from actors.session import NAMESPACE, device_of
@@ -74,6 +78,7 @@ def arguments_of(
         rank=lora.rank,
         alpha=lora.alpha,
         modules=lora.modules,
+        start=None if start is None else str(start.resolve()),
         stores=folders,
         manifest=manifest.to_dict(),
         plan=plan,
@@ -164,11 +169,15 @@ def distill(
     training: Path,
     run_key: str,
     on_metrics: OnMetrics,
+    start: Path | None = None,
 ) -> Path:
-    """Run or resume the distillation; returns the final checkpoint's student folder."""
+    """Run or resume the distillation; returns the final checkpoint's student folder.
+
+    start: the LoRA file that student and fake score begin with.
+    """
     from actors.student_group import RunPlace, run_student_group
 
-    student, teachers = arguments_of(recipe, manifest, stores, run_key)
+    student, teachers = arguments_of(recipe, manifest, stores, run_key, start)
     return run_student_group(
         student,
         teachers,

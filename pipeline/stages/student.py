@@ -49,8 +49,4 @@ def save_student(checkpoint: Path, recipe: Recipe, places: Places, run_key: str)
 
 def student_weights(lora: Path) -> dict[str, Tensor]:
     """A LoRA file's weights under ``Adapters.state``'s names."""
-    weights: dict[str, Tensor] = {}
-    for module, matrices in read_lora(lora).modules.items():
-        weights[f"{module}.lora_A"] = matrices.down
-        weights[f"{module}.lora_B"] = matrices.up
-    return weights
+    return read_lora(lora).state()

@@ -19,7 +19,9 @@ from pipeline.bank import load_bank
 from pipeline.config import Recipe, load_recipe
 from pipeline.controller import run
 from pipeline.distill.single_process import distill_in_one_process
+from pipeline.distill.update import FAKE, STUDENT
 from pipeline.miniature.bank import write_bank
+from pipeline.models.lora_formats import read_lora
 from pipeline.places import Places
 from pipeline.plan import round_slots
 from pipeline.prompting import make_prompts
@@ -27,6 +29,7 @@ from pipeline.stages.distill import History, arguments_of
 from pipeline.stages.encode import collect
 from pipeline.stages.student import run_key_of, student_file, student_weights
 from pipeline.stages.targets import plan_targets
+from pipeline.stages.warm_start import warm_start
 from pipeline.storage import sha256_file
 from pipeline.types import Manifest
 from tests.tiny_model import write_tiny_model
@@ -144,6 +147,28 @@ def test_lag_is_exact_and_equals_the_reference(bank: Path) -> None:
     )
     trainer, worker = student_trainer(student), rollout_worker(teachers)
     distill_in_one_process(trainer, worker, range(recipe.distill.rounds), lag=1)
+    assert trainer.average is not None
+    with_ray = student_weights(file)
+    assert all((with_ray[key] == value).all() for key, value in trainer.average.items())
+
+
+def test_a_warm_start_is_where_student_and_fake_score_begin(bank: Path) -> None:
+    share_caches(bank, "warm")
+    warm = {"steps": 3, "batch": 2, "learning_rate": 1e-2}
+    recipe = recipe_in(bank, "warm", warm_start=warm, rounds=2)
+    file, places = distilled(recipe), Places(bank / "warm")
+    manifest = manifest_of(recipe)
+    start = warm_start(recipe, manifest, places.starts, places.stores)
+    assert start is not None
+    student, teachers = arguments_of(recipe, manifest, places.stores, "x", start)
+    trainer, worker = student_trainer(student), rollout_worker(teachers)
+    weights = read_lora(start).state()
+    assert any(value.abs().max() > 0 for key, value in weights.items() if "lora_B" in key)
+    for name in (STUDENT, FAKE):
+        state = trainer.adapters.state(name)
+        assert state.keys() == weights.keys()
+        assert all((state[key] == value.float()).all() for key, value in weights.items())
+    distill_in_one_process(trainer, worker, range(recipe.distill.rounds))
     assert trainer.average is not None
     with_ray = student_weights(file)
     assert all((with_ray[key] == value).all() for key, value in trainer.average.items())

@@ -61,8 +61,8 @@ def test_seeds_share_teachers_and_not_students() -> None:
 
 
 def test_a_switch_that_no_recipe_has_is_refused() -> None:
-    with pytest.raises(InputError, match=r"distill\.warm"):
-        vary(load_recipe(RECIPE), {"distill.warm": 3})
+    with pytest.raises(InputError, match=r"distill\.worm"):
+        vary(load_recipe(RECIPE), {"distill.worm": 3})
     with pytest.raises(InputError, match="p_switch"):
         vary(load_recipe(RECIPE), {"distill.p_switch": 3.0})
 

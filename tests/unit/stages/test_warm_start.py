@@ -1,0 +1,84 @@
+"""When a student is given a warm start, and what that depends on."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load_recipe, vary
+from pipeline.stages import warm_start as stage
+from pipeline.stages.teach import Lesson
+from pipeline.stages.warm_start import warm_start
+from pipeline.types import EffectEntry, Manifest, Sample
+
+SHAPES = ((1, 4, 4), (1, 4, 4))
+
+
+def manifest(*prompts: str) -> Manifest:
+    return Manifest(
+        tuple(
+            EffectEntry(p, f"{p}.safetensors", p, 1.0, (sample(p, "target"), sample(p, None)))
+            for p in prompts
+        ),
+        (sample("general", None),),
+    )
+
+
+def sample(prompt: str, target: str | None) -> Sample:
+    return Sample(("source",), f"{prompt}-student", f"{prompt}-teacher", "null", target, SHAPES)
+
+
+@pytest.fixture
+def lessons(monkeypatch: pytest.MonkeyPatch) -> list[Lesson]:
+    """Lessons asked for; learning one writes its file."""
+    asked: list[Lesson] = []
+
+    def learn(recipe: object, settings: object, lessons: list[Lesson], stores: object) -> None:
+        asked.extend(lessons)
+        for lesson in lessons:
+            lesson.out.parent.mkdir(parents=True, exist_ok=True)
+            lesson.out.touch()
+
+    monkeypatch.setattr(stage, "learn", learn)
+    return asked
+
+
+RECIPE = load_recipe("pipeline/recipes/demo.yaml")
+WARM = vary(RECIPE, {"distill.warm_start": {"steps": 5}})
+
+
+def test_none_where_the_recipe_or_the_bank_has_nothing_for_it(
+    tmp_path: Path, lessons: list[Lesson]
+) -> None:
+    cold = vary(WARM, {"distill.warm_start": None})
+    assert warm_start(cold, manifest("snow"), tmp_path, []) is None
+    assert warm_start(WARM, manifest(), tmp_path, []) is None
+    assert lessons == []
+
+
+def test_the_student_learns_every_target_under_its_own_prompt(
+    tmp_path: Path, lessons: list[Lesson]
+) -> None:
+    path = warm_start(WARM, manifest("snow", "rain"), tmp_path, [])
+    (lesson,) = lessons
+    assert lesson.out == path
+    # Samples without a target teach nothing; no other prompt may reach the student.
+    assert [(s.teacher_prompt, s.null_prompt, y) for s, y in lesson.pairs] == [
+        ("snow-student", "snow-student", "target"),
+        ("rain-student", "rain-student", "target"),
+    ]
+
+
+def test_made_once_and_again_when_anything_differs(tmp_path: Path, lessons: list[Lesson]) -> None:
+    snow = manifest("snow")
+    paths = {
+        warm_start(recipe, effects, tmp_path, [])
+        for recipe, effects in (
+            (WARM, snow),
+            (WARM, snow),
+            (WARM, manifest("rain")),
+            (vary(WARM, {"distill.seed": 7}), snow),
+            (vary(WARM, {"distill.warm_start": {"steps": 6}}), snow),
+            (vary(WARM, {"student.lora": {"rank": 4, "alpha": 4.0}}), snow),
+        )
+    }
+    assert len(paths) == 5 == len(lessons)
