@@ -42,6 +42,9 @@ ResourceName = Annotated[
 ]
 Resources = dict[ResourceName, Annotated[float, Field(gt=0, le=10**6, allow_inf_nan=False)]]
 
+# Raise it when a default changes that decides the weights: finished runs are then other runs.
+DEFAULTS = 1
+
 # All the linear layers of a block that the published LoRAs are on.
 MODULES = (
     "attn.to_q",
@@ -338,9 +341,14 @@ def vary(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Twelve hex digits over what decides the weights (not over who computes them, or where)."""
+    """Twelve hex digits over what decides the weights (not over who computes them, or where).
+
+    Only what differs from the defaults counts, so that a field which a later version adds, off by
+    default, leaves finished runs their names. Whoever changes a default raises ``DEFAULTS``.
+    """
     places = {"output", "cluster", "tracking", "evaluate", "bench", "name"}
-    content = recipe.model_dump(mode="json", exclude=places)
+    content = recipe.model_dump(mode="json", exclude=places, exclude_defaults=True)
+    content["defaults"] = DEFAULTS
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
