@@ -15,7 +15,7 @@ from pipeline.evaluation.effectbench import Item, JudgeJob, Truth, open_source
 from pipeline.evaluation.metrics import EffectJudge, fidelity_db, subject_kept, texture_distance
 from pipeline.evaluation.report import ImageScore
 from pipeline.miniature.autoencoder import single_frame_convolutions
-from pipeline.miniature.effects import EFFECTS, true_samples
+from pipeline.miniature.effects import EFFECTS, KNOWN, true_samples
 from pipeline.models.families import load_editor
 from pipeline.storage import write_atomic
 from pipeline.tensor_store import TensorStore
@@ -42,7 +42,8 @@ class Bench:
 class JudgeActor:
     """Scores :class:`JudgeJob` rows, a photograph each, into one JSON file a job.
 
-    ``truth: miniature``: the true samples of all fifty effects on this photograph are known.
+    ``truth: miniature``: the true samples of all fifty effects (and of new ones, where they
+    are asked for) on this photograph are known.
     Fidelity, texture distance and subject are against these themselves, so they include what the
     autoencoder loses; which effect happened is asked of truths that went through it.
 
@@ -98,7 +99,10 @@ class JudgeActor:
     def _true_bench(self, source: Array, photograph: str) -> Bench:
         seed = zlib.crc32(photograph.encode())
         distinct, truths = {SOURCE: source[None]}, {}
-        for name, spec in EFFECTS.items():
+        # New effects are possible outcomes where they are asked for: who knows the fifty alone is
+        # judged as before there were more.
+        possible = EFFECTS | {name: KNOWN[name] for name in self.families}
+        for name, spec in possible.items():
             by_chance = spec.family == "textured"
             samples = true_samples(name, source, TRUE_SAMPLES if by_chance else 1, seed)
             distinct[name] = samples

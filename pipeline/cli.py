@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--dry-run", action="store_true", help="print what would run, its size and its cost"
         )
+        command.add_argument(
+            "--from",
+            dest="start",
+            metavar="DIR",
+            help="add effects to this finished student (an export's folder or a LoRA file)",
+        )
         command.set_defaults(command=_stage, stage="export" if name == "run" else name)
     validate = _command(
         commands,
@@ -169,7 +175,8 @@ def _add_miniature(
 def _stage(arguments: argparse.Namespace) -> None:
     from pipeline.validation import validate
 
-    recipe, bank = validate(arguments.recipe, arguments.set)
+    start = [f"grow.start_from={json.dumps(arguments.start)}"] if arguments.start else []
+    recipe, bank = validate(arguments.recipe, [*arguments.set, *start])
     if arguments.dry_run:
         from pipeline.dry_run import describe_run
 
@@ -245,7 +252,8 @@ def _bank(arguments: argparse.Namespace) -> None:
 
 
 def _effects(arguments: argparse.Namespace) -> None:
-    from pipeline.miniature.effects import EFFECTS
+    from pipeline.miniature.effects import EFFECTS, KNOWN
 
-    for effect in EFFECTS.values():
-        print(f"{effect.name:18} {effect.family:9} {effect.prompt}")
+    for name, effect in KNOWN.items():
+        new = "" if name in EFFECTS else " (beyond the fifty: for `distill --from`)"
+        print(f"{name:18} {effect.family:9} {effect.prompt}{new}")

@@ -27,6 +27,7 @@ from pipeline.stages.publish import Publisher
 from pipeline.stages.student import finished_student, run_key_of, save_student, student_weights
 from pipeline.stages.targets import make_targets, plan_targets
 from pipeline.stages.teach import adapter_path, teach_all, untaught
+from pipeline.stages.wording import worded
 from pipeline.tensor_store import stored_keys
 from pipeline.types import Manifest
 
@@ -103,7 +104,7 @@ def prepare(
 
     ``pairs`` encodes the pairs also of effects that bring their adapter.
     """
-    prompts = write_prompts(recipe, bank, places.prompts)
+    prompts = write_prompts(recipe, worded(recipe, bank, places, ray), places.prompts)
     if until == "prompts":
         return None
 

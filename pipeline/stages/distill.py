@@ -11,6 +11,7 @@ from pipeline.config import Recipe
 from pipeline.distill.rates import RateSettings
 from pipeline.distill.update import UpdateSettings
 from pipeline.plan import PlanSettings, count_buckets
+from pipeline.stages.grow import effect_weights, start_of
 from pipeline.types import Manifest
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def plan_settings(recipe: Recipe, manifest: Manifest) -> PlanSettings:
         tau_max=distill.tau_max,
         tau_min=distill.tau_min,
         ta_fm_batch=distill.ta_fm_batch,
-        effect_weights=tuple(e.weight for e in manifest.effects),
+        effect_weights=effect_weights(recipe, manifest),
         samples=tuple(len(e.samples) for e in manifest.effects),
         general=len(manifest.general),
         buckets=count_buckets(manifest),
@@ -64,6 +65,7 @@ def arguments_of(
 
     plan, lora = plan_settings(recipe, manifest), recipe.student.lora
     pool, group = recipe.cluster.teacher_pool, recipe.cluster.student_group
+    start = start_of(recipe)
     folders, board = tuple(str(s.resolve()) for s in stores), f"policies-{run_key}"
     student = StudentArguments(
         model=str(Path(recipe.model.path).resolve()),
@@ -74,6 +76,8 @@ def arguments_of(
         rank=lora.rank,
         alpha=lora.alpha,
         modules=lora.modules,
+        start=str(start.lora.resolve()) if start else None,
+        start_fake=str(start.fake.resolve()) if start and start.fake else None,
         stores=folders,
         manifest=manifest.to_dict(),
         plan=plan,
