@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.evaluation.autoencoded import autoencoded
 from pipeline.evaluation.effectbench import Item, JudgeJob, Truth, open_source
 from pipeline.evaluation.metrics import EffectJudge, fidelity_db, subject_kept, texture_distance
 from pipeline.evaluation.report import ImageScore
-from pipeline.miniature.autoencoder import single_frame_convolutions
 from pipeline.miniature.effects import EFFECTS, KNOWN, true_samples
 from pipeline.models.families import load_editor
 from pipeline.storage import write_atomic
@@ -24,7 +24,6 @@ Array = NDArray[np.float32]
 
 SOURCE = "source"
 TRUE_SAMPLES = 4
-_CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class JudgeActor:
             distinct[name] = samples
             # Without chance one sample is the truth; two of them tell `subject_kept` so.
             truths[name] = samples if by_chance else np.repeat(samples, 2, axis=0)
-        seen = iter(self._autoencoded(np.concatenate(list(distinct.values()))))
+        seen = iter(autoencoded(self.editor, np.concatenate(list(distinct.values()))))
         outcomes = {name: np.stack([next(seen) for _ in s]) for name, s in distinct.items()}
         return Bench(source, truths, EffectJudge(outcomes))
 
@@ -123,7 +122,7 @@ class JudgeActor:
         draws = min((len(pictures) for pictures in drawn.values()), default=0)
         if draws < 2:
             raise ValueError(f"{job.photograph}: teachers need at least 2 draws, not {draws}")
-        seen_source = self._autoencoded(source[None])
+        seen_source = autoencoded(self.editor, source[None])
         benches = []
         for left_out in range(draws):
             truths = {
@@ -132,18 +131,6 @@ class JudgeActor:
             }
             benches.append(Bench(source, truths, EffectJudge(truths | {SOURCE: seen_source})))
         return benches
-
-    @torch.no_grad()
-    def _autoencoded(self, pictures: Array) -> Array:
-        """``[n, H, W, 3]`` through the autoencoder and back, as an output has been."""
-        x = torch.from_numpy(pictures).permute(0, 3, 1, 2) * 2 - 1
-        _, rows, columns = self.editor.geometry.tokens((x.shape[3], x.shape[2]))
-        parts = (x[i : i + _CHUNK] for i in range(0, len(x), _CHUNK))
-        with single_frame_convolutions():
-            back = [
-                self.editor.decode(self.editor.encode_pixels(p), (rows, columns)) for p in parts
-            ]
-        return np.asarray(torch.cat(back).cpu().permute(0, 2, 3, 1).numpy())
 
     def _picture(self, key: str) -> Array:
         return np.asarray(self.store.get(key).numpy())

@@ -10,7 +10,16 @@ from typing import NoReturn
 
 from pipeline.problems import InputError
 
-REPORTS = ("main", "ablation", "scale")
+REPORTS = (
+    "main",
+    "ablation",
+    "scale",
+    "growth",
+    "composition",
+    "generality",
+    "prompts",
+    "deployment",
+)
 STAGE_HELP = {
     "run": "bring the whole run up to date: every stage, in order",
     "prompts": "write triggers and captions (AOP) to prompts.json",
@@ -207,7 +216,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from pipeline.stages.evidence_report import write_evidence
+    from pipeline.stages.evidence_report import INDEX, write_evidence, write_index
     from pipeline.validation import validate
 
     reports = arguments.report or REPORTS
@@ -217,8 +226,11 @@ def _bench(arguments: argparse.Namespace) -> None:
         recipe = load_recipe(arguments.recipe, arguments.set)
         folder = Path(recipe.output) / "bench"
         for name in reports:
-            write_evidence(folder, name)
-            print(folder / f"{name}.md")
+            # All of them means those that there are; one that is asked for must be there.
+            if arguments.report or (folder / f"{name}.json").exists():
+                write_evidence(folder, name)
+                print(folder / f"{name}.md")
+        print(write_index(folder))
         return
     from pipeline.stages.bench import QUICK, bench
 
@@ -227,6 +239,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     folder = bench(recipe, bank, reports)
     for name in reports:
         print(folder / f"{name}.md")
+    print(folder / INDEX)
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -27,6 +27,12 @@ from pipeline.stages.contenders import (
     stacked,
     untrained_contenders,
 )
+from pipeline.stages.evidence.composition import composition_report
+from pipeline.stages.evidence.deployment import deployment_report
+from pipeline.stages.evidence.growth import growth_report
+from pipeline.stages.evidence.photographs import generality_report
+from pipeline.stages.evidence.prompts import prompts_report
+from pipeline.stages.evidence.publishing import publish_evidence
 from pipeline.stages.evidence.work import (
     Bench,
     Evidence,
@@ -78,6 +84,8 @@ QUICK: dict[str, Any] = {
     "bench.scale_set": {},
     "bench.scale": [2],
     "bench.general_edits": 2,
+    "bench.growth": {"effects": ["candy_print"], "set": {"distill.rounds": 2}},
+    "bench.sizes": {"pairs": 2, "bank": [2, 4], "queries": 6},
 }
 
 
@@ -86,7 +94,8 @@ def bench(recipe: Recipe, bank: Bank, reports: Sequence[str]) -> Path:
     with _ray_when_needed(recipe) as ray:
         work = Bench(recipe, bank, ray)
         for name in reports:
-            {"main": main_report, "ablation": ablation_report, "scale": scale_report}[name](work)
+            REPORTS[name](work)
+            publish_evidence(recipe, work.tracking(), work.root, name)
     return work.root / "bench"
 
 
@@ -185,6 +194,18 @@ def scale_report(work: Bench) -> None:
         history = work.history(recipe, prepared.manifest)
         evidence.curves[f"student @ {count}"] = thin(history)
         evidence.write(work)
+
+
+REPORTS: dict[str, Callable[[Bench], None]] = {
+    "main": main_report,
+    "ablation": ablation_report,
+    "scale": scale_report,
+    "growth": growth_report,
+    "composition": composition_report,
+    "generality": generality_report,
+    "prompts": prompts_report,
+    "deployment": deployment_report,
+}
 
 
 @contextmanager

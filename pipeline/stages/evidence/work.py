@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipeline.evaluation.evidence import Cell, cells_of, to_json
 from pipeline.evaluation.report import environment
 from pipeline.places import Places
 from pipeline.stages.distill import History
-from pipeline.stages.evaluate import evaluate, plan_evaluation
+from pipeline.stages.evaluate import Evaluation, evaluate, plan_evaluation
 from pipeline.stages.evidence_report import write_evidence
 from pipeline.stages.generality import general_cells
 from pipeline.stages.publish import Publisher
@@ -51,12 +51,13 @@ class Bench:
         """A finished student's file; the same settings and data are trained once."""
         key = run_key_of(recipe, manifest)
         places = self.places(key)
-        named = vary(recipe, {"name": name, "tracking": self._tracking()})
+        named = vary(recipe, {"name": name, "tracking": self.tracking()})
         print(f"{name}: {key}", flush=True)
         progress = Publisher(named, bank, places).progress(History(places.history))
         return distilled(recipe, manifest, places, self.ray, progress)
 
-    def _tracking(self) -> dict[str, Any]:
+    def tracking(self) -> dict[str, Any]:
+        """Where a bench is recorded: all of it in one experiment of one store."""
         settings = self.recipe.tracking
         uri = settings.uri or f"sqlite:///{(self.root / 'mlflow.db').resolve()}"
         return {"uri": uri, "experiment": settings.experiment or self.recipe.name}
@@ -64,6 +65,16 @@ class Bench:
     def history(self, recipe: Recipe, manifest: Manifest) -> list[dict[str, float]]:
         """The rounds of a student that was trained here."""
         return History(self.places(run_key_of(recipe, manifest)).history).load()
+
+    def evaluated(
+        self, recipe: Recipe, bank: Bank, test: Sequence[TestSource], methods: Sequence[Method]
+    ) -> Evaluation:
+        """Every output's scores on every effect of a bank, and what a method costs."""
+        places = Places(self.root)
+        plan = plan_evaluation(recipe, bank, test, methods, places.evaluation)
+        if plan.unsampled or plan.unjudged:
+            self.ray()
+        return evaluate(recipe, plan, places.stores)
 
     def scores(
         self,
@@ -74,27 +85,52 @@ class Bench:
         seed: int | None,
     ) -> tuple[list[Cell], dict[str, dict[str, float]]]:
         """Cells of the methods on every effect and on general edits, and what they cost."""
-        places = Places(self.root)
-        plan = plan_evaluation(recipe, bank, test, methods, places.evaluation)
-        if plan.unsampled or plan.unjudged:
-            self.ray()
-        found = evaluate(recipe, plan, places.stores)
+        cells, costs = self.effects(recipe, bank, test, methods, seed)
+        return cells + self.general(recipe, bank, test, methods, seed), costs
+
+    def effects(
+        self,
+        recipe: Recipe,
+        bank: Bank,
+        test: Sequence[TestSource],
+        methods: Sequence[Method],
+        seed: int | None,
+    ) -> tuple[list[Cell], dict[str, dict[str, float]]]:
+        """Cells of the methods on every effect, and what they cost."""
+        found = self.evaluated(recipe, bank, test, methods)
         costs = {name: vars(cost) | {"bytes": 0.0} for name, cost in found.costs.items()}
         for method in methods:
             files = {path for path, _ in method.adapters.values()}
             costs[method.name]["bytes"] = float(sum(Path(f).stat().st_size for f in files))
-        general = general_cells(recipe, bank, test, methods, places, self.ray)
-        return cells_of(found.scores, seed) + [replace(c, seed=seed) for c in general], costs
+        return cells_of(found.scores, seed), costs
+
+    def general(
+        self,
+        recipe: Recipe,
+        bank: Bank,
+        test: Sequence[TestSource],
+        methods: Sequence[Method],
+        seed: int | None,
+    ) -> list[Cell]:
+        """Cells of those methods that are one set of weights, on general edits."""
+        cells = general_cells(recipe, bank, test, methods, Places(self.root), self.ray)
+        return [replace(cell, seed=seed) for cell in cells]
 
 
 @dataclass
 class Evidence:
-    """What a report knows so far; written to ``bench/<name>.json`` and drawn from there."""
+    """What a report knows so far; written to ``bench/<name>.json`` and drawn from there.
+
+    pairs: of methods, the first to be held against the second (where a report has more to say
+    than one student against all); extra: a report's own numbers, plain data.
+    """
 
     name: str
     cells: list[Cell]
     costs: dict[str, dict[str, float]]
     curves: dict[str, list[dict[str, float]]]
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def write(self, bench: Bench) -> None:
         folder = bench.root / "bench"
@@ -105,6 +141,8 @@ class Evidence:
             "environment": environment(),
             "costs": self.costs,
             "curves": self.curves,
+            "pairs": self.pairs,
+            "extra": self.extra,
             "cells": to_json(self.cells),
         }
         text = json.dumps(content, indent=1, allow_nan=False)
