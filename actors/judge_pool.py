@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.evaluation.autoencoded import autoencoded
 from pipeline.evaluation.effectbench import Item, JudgeJob, Truth, open_source
 from pipeline.evaluation.metrics import EffectJudge, fidelity_db, subject_kept, texture_distance
 from pipeline.evaluation.report import ImageScore
-from pipeline.miniature.autoencoder import single_frame_convolutions
-from pipeline.miniature.effects import EFFECTS, true_samples
+from pipeline.miniature.effects import EFFECTS, KNOWN, true_samples
 from pipeline.models.families import load_editor
 from pipeline.storage import write_atomic
 from pipeline.tensor_store import TensorStore
@@ -24,7 +24,6 @@ Array = NDArray[np.float32]
 
 SOURCE = "source"
 TRUE_SAMPLES = 4
-_CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class Bench:
 class JudgeActor:
     """Scores :class:`JudgeJob` rows, a photograph each, into one JSON file a job.
 
-    ``truth: miniature``: the true samples of all fifty effects on this photograph are known.
+    ``truth: miniature``: the true samples of all fifty effects (and of new ones, where they
+    are asked for) on this photograph are known.
     Fidelity, texture distance and subject are against these themselves, so they include what the
     autoencoder loses; which effect happened is asked of truths that went through it.
 
@@ -98,13 +98,16 @@ class JudgeActor:
     def _true_bench(self, source: Array, photograph: str) -> Bench:
         seed = zlib.crc32(photograph.encode())
         distinct, truths = {SOURCE: source[None]}, {}
-        for name, spec in EFFECTS.items():
+        # New effects are possible outcomes where they are asked for: who knows the fifty alone is
+        # judged as before there were more.
+        possible = EFFECTS | {name: KNOWN[name] for name in self.families}
+        for name, spec in possible.items():
             by_chance = spec.family == "textured"
             samples = true_samples(name, source, TRUE_SAMPLES if by_chance else 1, seed)
             distinct[name] = samples
             # Without chance one sample is the truth; two of them tell `subject_kept` so.
             truths[name] = samples if by_chance else np.repeat(samples, 2, axis=0)
-        seen = iter(self._autoencoded(np.concatenate(list(distinct.values()))))
+        seen = iter(autoencoded(self.editor, np.concatenate(list(distinct.values()))))
         outcomes = {name: np.stack([next(seen) for _ in s]) for name, s in distinct.items()}
         return Bench(source, truths, EffectJudge(outcomes))
 
@@ -119,7 +122,7 @@ class JudgeActor:
         draws = min((len(pictures) for pictures in drawn.values()), default=0)
         if draws < 2:
             raise ValueError(f"{job.photograph}: teachers need at least 2 draws, not {draws}")
-        seen_source = self._autoencoded(source[None])
+        seen_source = autoencoded(self.editor, source[None])
         benches = []
         for left_out in range(draws):
             truths = {
@@ -128,18 +131,6 @@ class JudgeActor:
             }
             benches.append(Bench(source, truths, EffectJudge(truths | {SOURCE: seen_source})))
         return benches
-
-    @torch.no_grad()
-    def _autoencoded(self, pictures: Array) -> Array:
-        """``[n, H, W, 3]`` through the autoencoder and back, as an output has been."""
-        x = torch.from_numpy(pictures).permute(0, 3, 1, 2) * 2 - 1
-        _, rows, columns = self.editor.geometry.tokens((x.shape[3], x.shape[2]))
-        parts = (x[i : i + _CHUNK] for i in range(0, len(x), _CHUNK))
-        with single_frame_convolutions():
-            back = [
-                self.editor.decode(self.editor.encode_pixels(p), (rows, columns)) for p in parts
-            ]
-        return np.asarray(torch.cat(back).cpu().permute(0, 2, 3, 1).numpy())
 
     def _picture(self, key: str) -> Array:
         return np.asarray(self.store.get(key).numpy())

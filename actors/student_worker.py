@@ -15,10 +15,10 @@ import torch.distributed
 from torch import Tensor
 
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
+from pipeline.distill.start import begin_with
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
-from pipeline.models.lora_formats import read_lora
 from pipeline.plan import PlanSettings
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Manifest, Rollout
@@ -37,6 +37,7 @@ class StudentArguments:
     alpha: float
     modules: tuple[str, ...]
     start: str | None
+    start_fake: str | None
     stores: tuple[str, ...]
     manifest: dict[str, Any]
     plan: PlanSettings
@@ -59,8 +60,9 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
     for offset, name in enumerate((STUDENT, FAKE)):
         seed = 2 * arguments.plan.seed + offset
         adapters.add(name, arguments.rank, arguments.alpha, arguments.modules, seed)
-        if arguments.start is not None:
-            adapters.replace(name, read_lora(arguments.start).state())
+    if arguments.start is not None:
+        fake = Path(arguments.start_fake) if arguments.start_fake else None
+        begin_with(adapters, Path(arguments.start), fake, arguments.alpha / arguments.rank)
     return StudentTrainer(
         editor=editor,
         adapters=adapters,

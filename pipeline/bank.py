@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from pipeline.bank_files import bounded, inside, json_lines, parse, pictures_inside
-from pipeline.config import Name, PathText, Section
+from pipeline.config_types import Name, PathText, Section
 from pipeline.images import SUFFIXES
 from pipeline.problems import InputError, Problem, from_pydantic
 from pipeline.yaml_file import read_mapping

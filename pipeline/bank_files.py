@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.config import Section
+from pipeline.config_types import Section
 from pipeline.problems import Problem, from_pydantic
 
 MAX_LINE = 64 * 1024

@@ -10,7 +10,16 @@ from typing import NoReturn
 
 from pipeline.problems import InputError
 
-REPORTS = ("main", "ablation", "scale")
+REPORTS = (
+    "main",
+    "ablation",
+    "scale",
+    "growth",
+    "composition",
+    "generality",
+    "prompts",
+    "deployment",
+)
 STAGE_HELP = {
     "run": "bring the whole run up to date: every stage, in order",
     "prompts": "write triggers and captions (AOP) to prompts.json",
@@ -56,6 +65,12 @@ def _parser() -> argparse.ArgumentParser:
         _add_recipe(command)
         command.add_argument(
             "--dry-run", action="store_true", help="print what would run, its size and its cost"
+        )
+        command.add_argument(
+            "--from",
+            dest="start",
+            metavar="DIR",
+            help="add effects to this finished student (an export's folder or a LoRA file)",
         )
         command.set_defaults(command=_stage, stage="export" if name == "run" else name)
     validate = _command(
@@ -169,7 +184,8 @@ def _add_miniature(
 def _stage(arguments: argparse.Namespace) -> None:
     from pipeline.validation import validate
 
-    recipe, bank = validate(arguments.recipe, arguments.set)
+    start = [f"grow.start_from={json.dumps(arguments.start)}"] if arguments.start else []
+    recipe, bank = validate(arguments.recipe, [*arguments.set, *start])
     if arguments.dry_run:
         from pipeline.dry_run import describe_run
 
@@ -200,7 +216,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from pipeline.stages.evidence_report import write_evidence
+    from pipeline.stages.evidence_report import INDEX, write_evidence, write_index
     from pipeline.validation import validate
 
     reports = arguments.report or REPORTS
@@ -210,8 +226,11 @@ def _bench(arguments: argparse.Namespace) -> None:
         recipe = load_recipe(arguments.recipe, arguments.set)
         folder = Path(recipe.output) / "bench"
         for name in reports:
-            write_evidence(folder, name)
-            print(folder / f"{name}.md")
+            # All of them means those that there are; one that is asked for must be there.
+            if arguments.report or (folder / f"{name}.json").exists():
+                write_evidence(folder, name)
+                print(folder / f"{name}.md")
+        print(write_index(folder))
         return
     from pipeline.stages.bench import QUICK, bench
 
@@ -220,6 +239,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     folder = bench(recipe, bank, reports)
     for name in reports:
         print(folder / f"{name}.md")
+    print(folder / INDEX)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -245,7 +265,8 @@ def _bank(arguments: argparse.Namespace) -> None:
 
 
 def _effects(arguments: argparse.Namespace) -> None:
-    from pipeline.miniature.effects import EFFECTS
+    from pipeline.miniature.effects import EFFECTS, KNOWN
 
-    for effect in EFFECTS.values():
-        print(f"{effect.name:18} {effect.family:9} {effect.prompt}")
+    for name, effect in KNOWN.items():
+        new = "" if name in EFFECTS else " (beyond the fifty: for `distill --from`)"
+        print(f"{name:18} {effect.family:9} {effect.prompt}{new}")

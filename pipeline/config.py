@@ -13,34 +13,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from pipeline.config_cluster import PoolSettings as PoolSettings
+from pipeline.config_cluster import StudentGroupSettings as StudentGroupSettings
+from pipeline.config_reports import GrowthReport, ReportSizes
+from pipeline.config_types import (
+    Count,
+    Guidance,
+    Name,
+    PathText,
+    Positive,
+    Rate,
+    Section,
+    Share,
+    Weight,
+)
 from pipeline.problems import InputError, Problem, from_pydantic
 from pipeline.yaml_file import parse_yaml, read_mapping
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-# A NUL in a path is a ValueError in every file function.
-PathText = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Guidance = Annotated[float, Field(ge=1, le=30, allow_inf_nan=False)]
-
-
-def _custom(name: str) -> str:
-    if name in ("CPU", "GPU", "memory", "object_store_memory"):
-        raise ValueError(f"{name} is no custom resource: use num_cpus and num_gpus")
-    return name
-
-
-# What nodes declare with `ray start --resources`, or a KubeRay group with `resources`.
-ResourceName = Annotated[
-    str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$"), AfterValidator(_custom)
-]
-Resources = dict[ResourceName, Annotated[float, Field(gt=0, le=10**6, allow_inf_nan=False)]]
 
 # Raise it when a default changes that decides the weights: finished runs are then other runs.
 DEFAULTS = 1
@@ -62,12 +53,6 @@ MODULES = (
     "img_mod.1",
     "txt_mod.1",
 )
-
-
-class Section(BaseModel):
-    """A part of the recipe: immutable, unknown keys refused, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelSettings(Section):
@@ -98,9 +83,13 @@ class TeachSettings(Section):
 
 
 class PromptSettings(Section):
-    """Asymmetric orthogonal prompting (AOP, paper section 3.3)."""
+    """Asymmetric orthogonal prompting (AOP, paper section 3.3).
 
-    triggers: Literal["random", "none"] = "random"
+    triggers: random words; or of many random words an effect the one that is most orthogonal to
+    the others, as the text encoder sees it; or none.
+    """
+
+    triggers: Literal["random", "orthogonal", "none"] = "random"
     trigger_length: Annotated[int, Field(ge=4, le=16)] = 8
 
 
@@ -175,36 +164,17 @@ class DistillSettings(Section):
         return self
 
 
-class PoolSettings(Section):
-    """A Ray actor pool: its size and what each actor asks of the cluster.
+class GrowSettings(Section):
+    """Adding effects to a finished student (``distill --from``).
 
-    ``resources`` are custom ones, by which actors are placed on the nodes that have them.
+    start_from: an export's folder, or a LoRA file of the student's shape; new_effects: those that
+    it does not know yet (null: those that the export's ``effects.json`` lacks); new_share: the
+    share of the effect stream that goes to them, while the others are rehearsed.
     """
 
-    min: Positive = 1
-    max: Positive = 1
-    num_cpus: Annotated[float, Field(ge=0)] = 1.0
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    resources: Resources = {}
-    threads: Positive = 1
-    adapters_resident: Positive = 64
-
-    @model_validator(mode="after")
-    def _sizes(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} must not be above max {self.max}")
-        return self
-
-
-class StudentGroupSettings(Section):
-    """The Ray Train worker group."""
-
-    workers: Positive = 1
-    num_cpus: Annotated[float, Field(ge=0)] = 1.0
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    resources: Resources = {}
-    threads: Positive = 1
-    max_failures: Annotated[int, Field(ge=-1)] = 3
+    start_from: PathText | None = None
+    new_effects: tuple[Name, ...] | None = Field(default=None, min_length=1, strict=False)
+    new_share: Share = 0.5
 
 
 class ClusterSettings(Section):
@@ -234,7 +204,8 @@ class BenchSettings(Section):
     the recipe (``{"distill.rounds": 200}``) for the acceleration LoRA, the ablation's runs and
     the scale's; ablation: which of its rows (null: all), on so many ablation_effects; scale:
     collections' sizes;
-    general_edits: instructions a photograph on which generality is measured.
+    general_edits: instructions a photograph on which generality is measured; growth: see there;
+    sizes: of the other reports.
     """
 
     seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1, strict=False)
@@ -247,6 +218,8 @@ class BenchSettings(Section):
     scale_set: dict[str, Any] = {}
     scale: tuple[Positive, ...] = Field(default=(5, 10, 20, 50), min_length=1, strict=False)
     general_edits: Positive = 8
+    growth: GrowthReport = GrowthReport()
+    sizes: ReportSizes = ReportSizes()
 
 
 class TrackingSettings(Section):
@@ -270,6 +243,7 @@ class Recipe(Section):
     targets: TargetSettings = TargetSettings()
     student: StudentSettings = StudentSettings()
     distill: DistillSettings = DistillSettings()
+    grow: GrowSettings = GrowSettings()
     cluster: ClusterSettings = ClusterSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     bench: BenchSettings = BenchSettings()
@@ -349,6 +323,10 @@ def recipe_hash(recipe: Recipe) -> str:
     places = {"output", "cluster", "tracking", "evaluate", "bench", "name"}
     content = recipe.model_dump(mode="json", exclude=places, exclude_defaults=True)
     content["defaults"] = DEFAULTS
+    # The start is content, not a place: `run_key_of` has its weights.
+    grow = content.pop("grow", {})
+    if grow.pop("start_from", None) is not None:
+        content["grow"] = grow
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

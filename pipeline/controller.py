@@ -28,6 +28,7 @@ from pipeline.stages.student import finished_student, run_key_of, save_student, 
 from pipeline.stages.targets import make_targets, plan_targets
 from pipeline.stages.teach import adapter_path, teach_all, untaught
 from pipeline.stages.warm_start import warm_start
+from pipeline.stages.wording import worded
 from pipeline.tensor_store import stored_keys
 from pipeline.types import Manifest
 
@@ -104,7 +105,7 @@ def prepare(
 
     ``pairs`` encodes the pairs also of effects that bring their adapter.
     """
-    prompts = write_prompts(recipe, bank, places.prompts)
+    prompts = write_prompts(recipe, worded(recipe, bank, places, ray), places.prompts)
     if until == "prompts":
         return None
 
@@ -137,6 +138,6 @@ def distilled(
     if (done := finished_student(places, key)) is not None:
         return done
     ray()
-    start = warm_start(recipe, manifest, places.starts, places.stores)
-    final = distill(recipe, manifest, places.stores, places.training, key, progress, start)
+    warm = warm_start(recipe, manifest, places.starts, places.stores)
+    final = distill(recipe, manifest, places.stores, places.training, key, progress, warm)
     return save_student(final, recipe, places, key)

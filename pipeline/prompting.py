@@ -30,6 +30,11 @@ class EffectPrompts:
         return f"{self.trigger} {self.caption}".strip()
 
 
+def compose(first: str, second: str) -> str:
+    """One instruction for two effects in turn (method.md, "Composition"): nothing is trained."""
+    return f"{first}, then {second}"
+
+
 def make_trigger(effect: str, length: int, seed: int) -> str:
     """``<effect_Xy12Ab34>``: a function of (effect, seed) alone, so it survives bank changes."""
     rng = generator(seed, "trigger", effect)

@@ -11,10 +11,11 @@ from pathlib import Path
 from pipeline.bank import Bank, bank_file, inspect_bank
 from pipeline.config import LoraSettings, Recipe, inspect_recipe
 from pipeline.images import open_image
-from pipeline.miniature.effects import EFFECTS
+from pipeline.miniature.effects import KNOWN
 from pipeline.models.families import FAMILIES, family_of
 from pipeline.models.lora_formats import lora_problems, read_lora, transformer_shapes
 from pipeline.problems import InputError, Problem
+from pipeline.stages.grow import new_effects
 
 Shapes = dict[str, tuple[int, int]]
 
@@ -49,6 +50,8 @@ def validate(recipe_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Re
             problems += _check_uses(file, recipe, bank, inspection.broken)
             if not wrong & {"model", "model.path"}:
                 problems += _check_sources(recipe, bank)
+            if shapes is not None and not any(field.split(".")[0] == "grow" for field in wrong):
+                problems += _check_start(recipe, bank)
             problems += _check_adapters(bank, shapes)
             problems += _check_images(bank)
     if bank is None or problems:
@@ -123,7 +126,7 @@ def _check_uses(file: str, recipe: Recipe, bank: Bank, broken: frozenset[str]) -
                 yield lacks("photographs", what, "add a folder of photographs, or pairs")
     if recipe.evaluate.truth == "miniature":
         for effect in bank.effects:
-            if effect.name not in EFFECTS:
+            if effect.name not in KNOWN:
                 what = f"the miniature does not know effect {effect.name!r}"
                 remedy = "set evaluate.truth to pairs, or take the miniature's effects only"
                 yield Problem(file, "evaluate.truth", "miniature", what, remedy)
@@ -149,6 +152,17 @@ def _check_sources(recipe: Recipe, bank: Bank) -> Iterable[Problem]:
             field = "general" if whose.startswith("the general") else "pairs"
             remedy = f"{family.pipeline} takes {family.max_sources}: leave these rows out"
             yield Problem(str(bank_file(recipe.bank)), field, count, what, remedy)
+
+
+def _check_start(recipe: Recipe, bank: Bank) -> list[Problem]:
+    """What is wrong with the finished student that this one begins with."""
+    if recipe.grow.start_from is None:
+        return []
+    try:
+        new_effects(recipe, [effect.name for effect in bank.effects])
+    except InputError as error:
+        return error.problems
+    return []
 
 
 def _check_adapters(bank: Bank, shapes: Shapes | None) -> Iterable[Problem]:

@@ -185,16 +185,29 @@ def table(cells: Sequence[Cell], costs: dict[str, dict[str, float]], student: st
 
 def paired_table(cells: Sequence[Cell], student: str) -> str:
     """Markdown: student less each other method, with interval and p, a row a method and metric."""
-    rows = []
-    for method in dict.fromkeys(c.method for c in cells):
-        for metric, (heading, digits, _) in METRICS.items():
-            if method == student or (found := paired(cells, student, method, metric)) is None:
-                continue
-            d = found.difference
-            interval = f"{d.mean:+.{digits}f} [{d.lo:+.{digits}f}, {d.hi:+.{digits}f}]"
-            verdict = ("better" if found.better else "worse") if found.p < 0.05 else "no difference"
-            rows.append([method, heading, interval, f"{found.p:.4f}", verdict])
+    others = [m for m in dict.fromkeys(c.method for c in cells) if m != student]
+    rows = [[other, *row] for other in others for row in _paired_rows(cells, student, other)]
     return markdown([f"{student} less", "metric", "difference", "p", f"{student} is"], rows)
+
+
+def pairs_table(cells: Sequence[Cell], pairs: Sequence[Sequence[str]]) -> str:
+    """Markdown: the first of each pair of methods less the second; empty without any."""
+    rows = [[one, other, *row] for one, other in pairs for row in _paired_rows(cells, one, other)]
+    header = ["method", "less", "metric", "difference", "p", "the first is"]
+    return markdown(header, rows) if rows else ""
+
+
+def _paired_rows(cells: Sequence[Cell], student: str, other: str) -> list[list[str]]:
+    """Metric, difference with its interval, p and verdict, of those metrics that both have."""
+    rows = []
+    for metric, (heading, digits, _) in METRICS.items():
+        if (found := paired(cells, student, other, metric)) is None:
+            continue
+        d = found.difference
+        interval = f"{d.mean:+.{digits}f} [{d.lo:+.{digits}f}, {d.hi:+.{digits}f}]"
+        verdict = ("better" if found.better else "worse") if found.p < 0.05 else "no difference"
+        rows.append([heading, interval, f"{found.p:.4f}", verdict])
+    return rows
 
 
 def to_json(cells: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.miniature import photographs
 from pipeline.miniature.edits import GENERAL_EDITS
-from pipeline.miniature.effects import EFFECTS, true_samples
+from pipeline.miniature.effects import KNOWN, true_samples
 from pipeline.miniature.photographs import Split
 from pipeline.miniature.pictures import to_image
 from pipeline.problems import InputError, Problem
@@ -46,7 +46,7 @@ def write_bank(
     Raises:
         InputError: an effect that the miniature does not have.
     """
-    unknown = [name for name in effects if name not in EFFECTS]
+    unknown = [name for name in effects if name not in KNOWN]
     if unknown:
         remedy = "take names from `collectionlora miniature effects`"
         raise InputError([Problem("--effects", n, n, "no such effect", remedy) for n in unknown])
@@ -56,7 +56,7 @@ def write_bank(
         entries: list[dict[str, object]] = []
         rows: list[dict[str, str]] = []
         for name in effects:
-            spec = EFFECTS[name]
+            spec = KNOWN[name]
             entry: dict[str, object] = {
                 "name": name,
                 "prompt": spec.prompt,

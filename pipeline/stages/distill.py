@@ -11,6 +11,7 @@ from pipeline.config import Recipe
 from pipeline.distill.rates import RateSettings
 from pipeline.distill.update import UpdateSettings
 from pipeline.plan import PlanSettings, count_buckets
+from pipeline.stages.grow import effect_weights, start_of
 from pipeline.types import Manifest
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def plan_settings(recipe: Recipe, manifest: Manifest) -> PlanSettings:
         tau_max=distill.tau_max,
         tau_min=distill.tau_min,
         ta_fm_batch=distill.ta_fm_batch,
-        effect_weights=tuple(e.weight for e in manifest.effects),
+        effect_weights=effect_weights(recipe, manifest),
         samples=tuple(len(e.samples) for e in manifest.effects),
         general=len(manifest.general),
         buckets=count_buckets(manifest),
@@ -59,15 +60,20 @@ def arguments_of(
     manifest: Manifest,
     stores: list[Path],
     run_key: str,
-    start: Path | None = None,
+    warm: Path | None = None,
 ) -> "tuple[StudentArguments, TeacherPoolArguments]":
-    """Both halves' arguments: plain data, the same for Ray and for the reference loop."""
+    """Both halves' arguments: plain data, the same for Ray and for the reference loop.
+
+    warm: a warm start's LoRA file; a recipe that grows a finished student starts from that one.
+    """
     from actors.session import NAMESPACE, device_of
     from actors.student_worker import StudentArguments
     from actors.teacher_pool import TeacherPoolArguments
 
     plan, lora = plan_settings(recipe, manifest), recipe.student.lora
     pool, group = recipe.cluster.teacher_pool, recipe.cluster.student_group
+    start = start_of(recipe)
+    lora_file = start.lora if start else warm
     folders, board = tuple(str(s.resolve()) for s in stores), f"policies-{run_key}"
     student = StudentArguments(
         model=str(Path(recipe.model.path).resolve()),
@@ -78,7 +84,8 @@ def arguments_of(
         rank=lora.rank,
         alpha=lora.alpha,
         modules=lora.modules,
-        start=None if start is None else str(start.resolve()),
+        start=None if lora_file is None else str(lora_file.resolve()),
+        start_fake=str(start.fake.resolve()) if start and start.fake else None,
         stores=folders,
         manifest=manifest.to_dict(),
         plan=plan,
@@ -169,15 +176,15 @@ def distill(
     training: Path,
     run_key: str,
     on_metrics: OnMetrics,
-    start: Path | None = None,
+    warm: Path | None = None,
 ) -> Path:
     """Run or resume the distillation; returns the final checkpoint's student folder.
 
-    start: the LoRA file that student and fake score begin with.
+    warm: see :func:`arguments_of`.
     """
     from actors.student_group import RunPlace, run_student_group
 
-    student, teachers = arguments_of(recipe, manifest, stores, run_key, start)
+    student, teachers = arguments_of(recipe, manifest, stores, run_key, warm)
     return run_student_group(
         student,
         teachers,

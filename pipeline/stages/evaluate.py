@@ -40,7 +40,7 @@ from pipeline.evaluation.report import (
     markdown_table,
     write_report,
 )
-from pipeline.miniature.effects import EFFECTS, true_samples
+from pipeline.miniature.effects import KNOWN, true_samples
 from pipeline.models.fingerprint import fingerprint
 from pipeline.problems import InputError, Problem
 from pipeline.storage import sha256_file, write_atomic
@@ -241,10 +241,10 @@ def _families(recipe: Recipe, bank: Bank) -> dict[str, str]:
         return {effect.name: effect.category for effect in bank.effects}
     what, remedy = "the miniature has no such effect", "set evaluate.truth to pairs"
     file = str(bank.folder / "bank.yaml")
-    unknown = [effect.name for effect in bank.effects if effect.name not in EFFECTS]
+    unknown = [effect.name for effect in bank.effects if effect.name not in KNOWN]
     if unknown:
         raise InputError([Problem(file, "effects", name, what, remedy) for name in unknown])
-    return {effect.name: EFFECTS[effect.name].family for effect in bank.effects}
+    return {effect.name: KNOWN[effect.name].family for effect in bank.effects}
 
 
 def _scores_file(folder: Path, job: JudgeJob) -> Path:

@@ -1,50 +1,80 @@
-"""Draw a bench's report from its JSON alone: tables in Markdown, figures in PNG."""
+"""Draw a bench's reports from their JSON alone: tables in Markdown, figures in PNG, an index."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.evidence import Cell, from_json, paired_table, table
+from pipeline.evaluation.evidence import Cell, from_json, paired_table, pairs_table, table
 from pipeline.evaluation.evidence_plots import curves_figure, interval_figure, scale_figure
+from pipeline.problems import InputError, Problem
+from pipeline.stages.evidence_sections import sections
 from pipeline.storage import write_atomic
 
 TITLES = {
     "main": "The student against what one would do instead",
     "ablation": "What each idea is worth",
     "scale": "By number of effects",
+    "growth": "Effects added to a finished student",
+    "composition": "Two effects in one prompt",
+    "generality": "Instructions and photographs beyond the bank",
+    "prompts": "What triggers are worth",
+    "deployment": "One student against a bank of LoRAs",
 }
 # Whom the others are held against.
 STUDENT = {"main": "student", "ablation": "all"}
+INDEX = "README.md"
 
 
 def write_evidence(folder: Path, name: str) -> None:
     """Write ``<name>.md`` and its figures beside ``<name>.json``, from what that holds.
 
     Raises:
-        ValueError: there is no such report in the folder.
+        InputError: there is no such report in the folder.
     """
     path = folder / f"{name}.json"
     if not path.exists():
-        raise ValueError(f"{path}: no such report; `collectionlora bench` makes it")
+        remedy = f"make it: collectionlora bench RECIPE --report {name}"
+        raise InputError([Problem(str(path), "", None, "no such report", remedy)])
     report = json.loads(path.read_text(encoding="utf-8"))
     cells = from_json(report["cells"])
-    figures = _draw(folder, name, report, cells)
-    lines = [
-        f"# {TITLES[name]}",
-        "",
-        _where(report),
-        "",
-        table(cells, report["costs"], _student(name)),
+    lines = [f"# {TITLES[name]}", "", *_body(folder, name, report, cells)]
+    write_atomic(folder / f"{name}.md", "\n".join(lines).encode())
+    write_index(folder)
+
+
+def write_index(folder: Path) -> Path:
+    """One page with all reports that are there, in their order."""
+    lines = ["# Evidence", ""]
+    there = [name for name in TITLES if (folder / f"{name}.md").exists()]
+    lines += [
+        f"- [{TITLES[name]}](#{_anchor(TITLES[name])}) ([alone]({name}.md))" for name in there
     ]
+    for name in there:
+        # A report's own headings are one level lower here.
+        for line in ["", *(folder / f"{name}.md").read_text(encoding="utf-8").splitlines()]:
+            lines.append(f"#{line}" if line.startswith("#") else line)
+    return write_atomic(folder / INDEX, ("\n".join(lines).rstrip() + "\n").encode())
+
+
+def _anchor(title: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c == "-")
+
+
+def _body(folder: Path, name: str, report: Mapping[str, Any], cells: list[Cell]) -> list[str]:
+    lines = [_where(report), ""]
+    if cells:
+        lines.append(table(cells, report["costs"], STUDENT.get(name, "")))
     if name in STUDENT and any(c.method == STUDENT[name] for c in cells):
         lines += ["", "## Paired differences", "", paired_table(cells, STUDENT[name])]
-    lines += ["", *(f"![{figure.stem}]({figure.name})" for figure in figures), ""]
-    write_atomic(folder / f"{name}.md", "\n".join(lines).encode())
-
-
-def _student(name: str) -> str:
-    return STUDENT.get(name, "")
+    if held := pairs_table(cells, report.get("pairs", [])):
+        lines += ["", "## Paired differences", "", held]
+    own, figures = sections(folder, name, report.get("extra", {}))
+    if own:
+        lines += ["", *own]
+    figures += _draw(folder, name, report, cells)
+    return [*lines, "", *(f"![{figure.stem}]({figure.name})" for figure in figures), ""]
 
 
 def _where(report: Mapping[str, Any]) -> str:
@@ -64,7 +94,7 @@ def _draw(folder: Path, name: str, report: Mapping[str, Any], cells: list[Cell])
     figures = []
     if name == "scale":
         figures.append(scale_figure(cells, folder / "scale.png"))
-    else:
+    elif cells:
         figures.append(interval_figure(cells, folder / f"{name}.png"))
     if any(report["curves"].values()):
         figures.append(curves_figure(report["curves"], folder / f"{name}_curves.png"))

@@ -10,6 +10,7 @@ from pipeline.models.fingerprint import fingerprint
 from pipeline.models.lora_formats import read_lora
 from pipeline.places import Places
 from pipeline.stages.export import write_student_lora
+from pipeline.stages.grow import start_of
 from pipeline.storage import content_key
 from pipeline.types import Manifest
 
@@ -18,7 +19,9 @@ def run_key_of(recipe: Recipe, manifest: Manifest) -> str:
     """What names a distillation: the recipe's settings and the content of all it trains on."""
     base = fingerprint(recipe.model.path, "transformer")
     workers = recipe.cluster.student_group.workers
-    return content_key(recipe_hash(recipe), base, manifest_content(manifest), workers)[:16]
+    start = start_of(recipe)
+    begun = [start.key] if start else []
+    return content_key(recipe_hash(recipe), base, manifest_content(manifest), workers, *begun)[:16]
 
 
 def manifest_content(manifest: Manifest) -> dict[str, object]:
@@ -49,4 +52,8 @@ def save_student(checkpoint: Path, recipe: Recipe, places: Places, run_key: str)
 
 def student_weights(lora: Path) -> dict[str, Tensor]:
     """A LoRA file's weights under ``Adapters.state``'s names."""
-    return read_lora(lora).state()
+    weights: dict[str, Tensor] = {}
+    for module, matrices in read_lora(lora).modules.items():
+        weights[f"{module}.lora_A"] = matrices.down
+        weights[f"{module}.lora_B"] = matrices.up
+    return weights

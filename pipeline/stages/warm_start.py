@@ -19,7 +19,8 @@ from pipeline.types import Manifest, Sample
 def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Path]) -> Path | None:
     """The LoRA that student and fake score start from; None where the recipe has no warm start.
 
-    Cached under all that it depends on; a collection without effects has nothing to start from.
+    Cached under all that it depends on. A collection without effects has nothing to learn, and a
+    student that grows has its start.
     """
     settings = recipe.distill.warm_start
     pairs = tuple(
@@ -28,7 +29,7 @@ def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Pa
         for sample in effect.samples
         if sample.target is not None
     )
-    if settings is None or not pairs:
+    if settings is None or not pairs or recipe.grow.start_from is not None:
         return None
     lora = recipe.student.lora
     seed = recipe.seed if recipe.distill.seed is None else recipe.distill.seed

@@ -41,11 +41,3 @@ class LoraFile:
     path: Path
     modules: dict[str, LoraModule]
     metadata: dict[str, str] = field(default_factory=dict)
-
-    def state(self) -> dict[str, Tensor]:
-        """The weights under ``Adapters.state``'s names, ``<module>.lora_A`` and ``.lora_B``."""
-        state: dict[str, Tensor] = {}
-        for module, matrices in self.modules.items():
-            state[f"{module}.lora_A"] = matrices.down
-            state[f"{module}.lora_B"] = matrices.up
-        return state

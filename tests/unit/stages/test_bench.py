@@ -10,8 +10,9 @@ from pipeline.bank import Bank, Effect, Instruction, Pair
 from pipeline.config import load_recipe, recipe_hash, vary
 from pipeline.models.lora_formats import read_lora
 from pipeline.problems import InputError
-from pipeline.stages.bench import ABLATION, QUICK, ablation_rows, part_of
+from pipeline.stages.bench import ABLATION, QUICK, ablation_rows
 from pipeline.stages.contenders import cascade, stacked, untrained_contenders
+from pipeline.stages.evidence.work import part_of
 from pipeline.stages.generality import known_edits
 from tests.evaluation_case import make_case
 

@@ -1,0 +1,52 @@
+"""What a recipe asks of a Ray cluster: its actor pools and its worker group."""
+
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pipeline.config_types import Positive, Section
+
+
+def _custom(name: str) -> str:
+    if name in ("CPU", "GPU", "memory", "object_store_memory"):
+        raise ValueError(f"{name} is no custom resource: use num_cpus and num_gpus")
+    return name
+
+
+# What nodes declare with `ray start --resources`, or a KubeRay group with `resources`.
+ResourceName = Annotated[
+    str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$"), AfterValidator(_custom)
+]
+Resources = dict[ResourceName, Annotated[float, Field(gt=0, le=10**6, allow_inf_nan=False)]]
+
+
+class PoolSettings(Section):
+    """A Ray actor pool: its size and what each actor asks of the cluster.
+
+    ``resources`` are custom ones, by which actors are placed on the nodes that have them.
+    """
+
+    min: Positive = 1
+    max: Positive = 1
+    num_cpus: Annotated[float, Field(ge=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    resources: Resources = {}
+    threads: Positive = 1
+    adapters_resident: Positive = 64
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} must not be above max {self.max}")
+        return self
+
+
+class StudentGroupSettings(Section):
+    """The Ray Train worker group."""
+
+    workers: Positive = 1
+    num_cpus: Annotated[float, Field(ge=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    resources: Resources = {}
+    threads: Positive = 1
+    max_failures: Annotated[int, Field(ge=-1)] = 3
