@@ -22,7 +22,7 @@ from pipeline.stages.contenders import (
     cascade,
     everyone,
     few_steps,
-    joint_lora,
+    joint_loras,
     many_steps,
     stacked,
     untrained_contenders,
@@ -108,6 +108,7 @@ def main_report(work: Bench) -> None:
     standard = standard_methods(recipe, prepared.manifest, ("", ""))[:2]
     methods = [*standard, *untrained_contenders(recipe, prepared.manifest, folder_of(work))]
     score(work, evidence, recipe, bank, prepared, methods, None)
+    _joint(work, recipe, prepared, recipe.bench.seeds)
     for seed in recipe.bench.seeds:
         seeded = vary(recipe, {"distill.seed": seed})
         lora = work.train(f"student-seed{seed}", seeded, bank, prepared.manifest)
@@ -128,14 +129,18 @@ def trained_contenders(work: Bench, recipe: Recipe, bank: Bank, prepared: Prepar
     general = Manifest((), prepared.manifest.general)
     fast = vary(recipe, recipe.bench.acceleration_set | {"distill.p_switch": 0.0})
     acceleration = work.train(f"acceleration-seed{seed}", fast, bank, general)
-    work.ray()
-    joint = joint_lora(recipe, prepared.collection.effects, folder, seed, Places(work.root).stores)
+    (joint,) = _joint(work, recipe, prepared, [seed])
     both = everyone(names, stacked([joint, acceleration], folder))
     return [
         cascade(recipe, prepared.manifest, acceleration, folder),
         many_steps(recipe, "joint-fm", everyone(names, joint), draws),
         few_steps(recipe, "joint-fm + acceleration", both, draws),
     ]
+
+
+def _joint(work: Bench, recipe: Recipe, prepared: Prepared, seeds: Sequence[int]) -> list[Path]:
+    stores, effects = Places(work.root).stores, prepared.collection.effects
+    return joint_loras(recipe, effects, folder_of(work), seeds, stores, work.ray)
 
 
 def ablation_report(work: Bench) -> None:

@@ -4,7 +4,7 @@ A contender is what a user would do instead: a file of weights for each effect (
 for all) and a way to sample. Files are cached under the content of what they are made of.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -70,26 +70,37 @@ def stacked(loras: Sequence[Path], folder: Path) -> Path:
     return path
 
 
-def joint_lora(
-    recipe: Recipe, effects: Sequence[EffectSources], folder: Path, seed: int, stores: list[Path]
-) -> Path:
-    """One LoRA of the student's shape, by flow matching on the pairs of all effects."""
+def joint_loras(
+    recipe: Recipe,
+    effects: Sequence[EffectSources],
+    folder: Path,
+    seeds: Sequence[int],
+    stores: list[Path],
+    ray: Callable[[], None],
+) -> list[Path]:
+    """One LoRA of the student's shape a seed, by flow matching on the pairs of all effects.
+
+    A lesson takes one core, so all seeds' are given at once.
+    """
     pairs = tuple(pair for e in effects for pair in e.pairs)
     settings, lora = recipe.bench.joint, recipe.student.lora
-    key = content_key(
-        "joint",
+    content = [
         fingerprint(recipe.model.path, "transformer"),
         [[list(s.sources), s.teacher_prompt, s.null_prompt, target] for s, target in pairs],
         settings.model_dump(mode="json", exclude={"lora"}),
         lora.model_dump(mode="json"),
         recipe.model.dtype,
-        seed,
-    )
-    path = folder / f"joint-{key}.safetensors"
-    if not path.exists():
-        lesson = Lesson("joint", pairs, path, seed_of(seed, "joint"))
-        learn(recipe, settings.model_copy(update={"lora": lora}), [lesson], stores)
-    return path
+    ]
+    paths = [folder / f"joint-{content_key('joint', *content, seed)}.safetensors" for seed in seeds]
+    lessons = [
+        Lesson(f"joint, seed {seed}", pairs, path, seed_of(seed, "joint"))
+        for seed, path in zip(seeds, paths, strict=True)
+        if not path.exists()
+    ]
+    if lessons:
+        ray()
+        learn(recipe, settings.model_copy(update={"lora": lora}), lessons, stores)
+    return paths
 
 
 def _merged(recipe: Recipe, manifest: Manifest, kind: Merge, folder: Path) -> Path:
