@@ -192,11 +192,11 @@ def test_a_mixed_batch_gives_what_slow_code_gives_and_counts_its_forwards(
 
 
 def judge(folder: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch, case: Case) -> JudgeActor:
-    def unchanged(self: JudgeActor, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+    def unchanged(editor: object, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
         return pictures
 
     # The random autoencoder would turn all to grey.
-    monkeypatch.setattr(JudgeActor, "_autoencoded", unchanged)
+    monkeypatch.setattr("actors.judge_pool.autoencoded", unchanged)
     model = case.recipe.model.path
     return JudgeActor(
         model,
