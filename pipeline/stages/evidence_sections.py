@@ -71,7 +71,7 @@ def _deployment(folder: Path, extra: Mapping[str, Any]) -> Sections:
     errors = {row["loras"]: row["errors"] for row in extra["routing"]}
     rows = []
     for row in extra["serving"]:
-        wrong = errors.get(row["loras"]) if row["name"] != "student" else None
+        wrong = f"{errors[row['loras']]:.3f}" if row["loras"] in errors else "-"
         rows.append(
             [
                 row["name"],
@@ -81,7 +81,7 @@ def _deployment(folder: Path, extra: Mapping[str, Any]) -> Sections:
                 f"{row['seconds_switching']:.1f}",
                 f"{row['resident_bytes'] / 1e6:.2f}",
                 f"{row['resident_bytes_all'] / 1e6:.2f}",
-                "none to make" if row["name"] == "student" else f"{wrong:.3f}" if wrong else "-",
+                "none to make" if row["name"] == "student" else wrong,
             ]
         )
     header = [

@@ -4,13 +4,13 @@ A student that grows keeps the words it knows its effects by; orthogonal trigger
 encoder's opinion, which is asked once and kept.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from pipeline.bank import Bank
 from pipeline.config import Recipe
@@ -40,9 +40,26 @@ def worded(recipe: Recipe, bank: Bank, places: Places, ray: Callable[[], None]) 
 
 
 def directions(
+    recipe: Recipe,
+    bank: Bank,
+    prompts: Sequence[str],
+    places: Places,
+    ray: Callable[[], None],
+) -> NDArray[np.float64]:
+    """Unit directions ``[n, D]`` of prompts about one of the bank's pictures, asked once."""
+    text = fingerprint(recipe.model.path, *family_of(recipe.model.path).text)
+    seen = [sha(path) for path in _seen(recipe, bank)]
+    key = content_key("directions", text, recipe.model.dtype, seen, list(prompts))
+    path = places.cache / "directions" / f"{key}.safetensors"
+    if not path.exists():
+        found = _encoded(recipe, bank, prompts, ray)
+        write_atomic(path, lambda place: save_file({"directions": found}, place))
+    return np.asarray(load_file(path)["directions"])
+
+
+def _encoded(
     recipe: Recipe, bank: Bank, prompts: Sequence[str], ray: Callable[[], None]
 ) -> NDArray[np.float64]:
-    """Unit directions ``[n, D]`` of prompts about one of the bank's pictures."""
     ray()
     import ray as ray_library
 
@@ -73,22 +90,14 @@ def _seen(recipe: Recipe, bank: Bank) -> list[Path]:
 
 
 def _chosen(recipe: Recipe, bank: Bank, places: Places, ray: Callable[[], None]) -> dict[str, str]:
+    length = recipe.prompts.trigger_length
     own = [e.trigger for e in bank.effects if e.trigger]
     free = [e.name for e in bank.effects if not e.trigger]
-    text = fingerprint(recipe.model.path, *family_of(recipe.model.path).text)
-    seen = [sha(path) for path in _seen(recipe, bank)]
-    asked = [recipe.seed, recipe.prompts.trigger_length, CANDIDATES, recipe.model.dtype]
-    path = places.cache / "triggers" / f"{content_key(text, seen, asked, own, free)}.json"
-    if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    length = recipe.prompts.trigger_length
     candidates = [
         [make_trigger(name, length, recipe.seed + k) for k in range(CANDIDATES)] for name in free
     ]
     words = [*own, *(word for some in candidates for word in some)]
-    found = directions(recipe, bank, words, ray)
+    found = directions(recipe, bank, words, places, ray)
     sets = found[len(own) :].reshape(len(free), CANDIDATES, -1)
     choice = most_orthogonal(list(sets), found[: len(own)])
-    chosen = {name: candidates[i][k] for i, (name, k) in enumerate(zip(free, choice, strict=True))}
-    write_atomic(path, (json.dumps(chosen, indent=1) + "\n").encode())
-    return chosen
+    return {name: candidates[i][k] for i, (name, k) in enumerate(zip(free, choice, strict=True))}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main
+from pipeline.cli import REPORTS, main
 from pipeline.miniature.bank import write_bank
+from pipeline.tracking import client, experiments, runs
 from tests.tiny_model import write_tiny_model
 
 
@@ -22,7 +23,8 @@ def test_a_quick_bench_of_every_report_and_again_from_its_caches(
     command = ["bench", "pipeline/recipes/bench.yaml", "--quick", *settings]
     assert main(command) == 0
     folder = tmp_path / "out" / "bench"
-    report = json.loads((folder / "main.json").read_text())
+    reports = {name: json.loads((folder / f"{name}.json").read_text()) for name in REPORTS}
+    report = reports["main"]
     assert {c["method"] for c in report["cells"]} == {
         "base",
         "teacher",
@@ -38,15 +40,92 @@ def test_a_quick_bench_of_every_report_and_again_from_its_caches(
     assert {c["seed"] for c in report["cells"]} == {None, 0}
     assert report["costs"]["student"]["nfe"] == 4 and report["costs"]["base"]["bytes"] == 0
     assert any("generality" in c["scores"] for c in report["cells"])
-    ablation = json.loads((folder / "ablation.json").read_text())
-    assert {c["method"] for c in ablation["cells"]} == {"base", "teacher", "PDSR", "all"}
-    assert (folder / "scale.md").exists()
+    check_growth(reports["growth"])
+    check_composition(reports["composition"])
+    check_prompts(reports["prompts"])
+    check_deployment(reports["deployment"])
+    methods = {c["method"] for c in reports["generality"]["cells"]}
+    both = {f"{m}, {kind}" for m in ("teacher", "student") for kind in ("unseen", "trained on")}
+    assert methods == {"base", "student"} | both
+    assert {c["method"] for c in reports["ablation"]["cells"]} == {"base", "teacher", "PDSR", "all"}
+    check_published(tmp_path / "out", reports)
+
+    index = (folder / "README.md").read_text()
+    for name in REPORTS:
+        assert (folder / f"{name}.md").exists() and f"({name}.md)" in index
     students = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").rglob("student.*")}
     assert main(command) == 0
     for path, when in students.items():
         assert path.stat().st_mtime_ns == when
-    again = json.loads((folder / "main.json").read_text())
-    assert again["cells"] == report["cells"]
+    for name in REPORTS:
+        again = json.loads((folder / f"{name}.json").read_text())
+        assert again["cells"] == reports[name]["cells"], name
+        assert again["extra"] == reports[name]["extra"], name
     capsys.readouterr()
+    (folder / "README.md").unlink()
     assert main([*command, "--redraw"]) == 0
     assert str(folder / "main.md") in capsys.readouterr().out
+    assert (folder / "README.md").read_text() == index
+
+
+def check_growth(report: dict) -> None:
+    methods = {c["method"]: c["effect"] for c in report["cells"]}
+    assert methods["student after, new effects"] == "candy_print"
+    assert methods["teacher, new effects"] == "candy_print"
+    before, after = (
+        {
+            c["effect"]: c["scores"]
+            for c in report["cells"]
+            if c["method"] == f"{student}, old effects"
+        }
+        for student in ("student before", "student after")
+    )
+    assert before.keys() == after.keys() == {"sepia", "snow", "circle_mask"}
+    # It went on from the finished student, and it moved.
+    assert before != after
+
+
+def check_composition(report: dict) -> None:
+    assert {c["method"] for c in report["cells"]} == {
+        "student",
+        "stacked teachers",
+        "sequential teachers",
+    }
+    assert all(", then " in c["effect"] for c in report["cells"])
+    costs = report["costs"]
+    assert costs["sequential teachers"]["nfe"] == 2 * costs["stacked teachers"]["nfe"]
+
+
+def check_prompts(report: dict) -> None:
+    cosines, bleed = report["extra"]["cosines"], report["extra"]["bleed"]
+    assert set(cosines) == {"random triggers", "orthogonal triggers", "no triggers"} == set(bleed)
+    assert "triggers" not in cosines["no triggers"]
+    worst = {
+        name: max(abs(row[j]) for i, row in enumerate(cosines[name]["triggers"]) for j in range(i))
+        for name in ("random triggers", "orthogonal triggers")
+    }
+    assert worst["orthogonal triggers"] < worst["random triggers"]
+    for matrix in bleed.values():
+        assert [sum(row) for row in matrix] == pytest.approx([1, 1, 1], abs=1e-3)
+
+
+def check_deployment(report: dict) -> None:
+    two, four, student = report["extra"]["serving"]
+    assert (two["loras"], four["loras"], student["loras"]) == (2, 4, 1)
+    assert four["stored_bytes"] > 1.5 * two["stored_bytes"]
+    assert student["switches"] == 1 < two["switches"] <= four["switches"] + 1 <= 7
+    assert [row["loras"] for row in report["extra"]["routing"]] == [2, 3]
+    assert {"teacher behind a router", "student in free words"} <= {
+        c["method"] for c in report["cells"]
+    }
+
+
+def check_published(output: Path, reports: dict) -> None:
+    store = client(f"sqlite:///{output / 'mlflow.db'}")
+    (experiment,) = [i for name, i in experiments(store).items() if name != "Default"]
+    rows = {row.name: row for row in runs(store, [experiment])}
+    cells = [c for c in reports["main"]["cells"] if c["method"] == "cascade"]
+    mean = sum(c["scores"]["bad_case_rate"] for c in cells) / len(cells)
+    assert rows["cascade, seed 0"].metrics["bad_case_rate"] == pytest.approx(mean)
+    assert rows["cascade, seed 0"].metrics["nfe"] == 4
+    assert rows["cascade, seed 0"].role == "baseline" and rows["base"].role == "base"

@@ -18,8 +18,10 @@ from pipeline.controller import Prepared
 from pipeline.distill.noise import generator
 from pipeline.evaluation.effectbench import Method, TestSource, adapter_file, standard_methods
 from pipeline.evaluation.routing import routed, routing_errors
+from pipeline.models.lora_formats import content_hash
 from pipeline.places import Places
 from pipeline.stages.encode import Encodings, encode, missing
+from pipeline.stages.evaluate import model_key
 from pipeline.stages.evidence.work import Bench, Evidence, part_of
 from pipeline.stages.wording import directions
 from pipeline.tensor_store import stored_keys
@@ -39,11 +41,20 @@ def deployment_report(work: Bench) -> None:
     evidence.extra = {
         "queries": recipe.bench.sizes.queries,
         "effects": len(adapters),
-        **_served(work, recipe, adapters, lora),
+        "serving": work.remembered(
+            "serving",
+            [
+                model_key(recipe),
+                [content_hash(path) for path in (*adapters.values(), lora)],
+                recipe.bench.sizes.model_dump(mode="json", exclude={"pairs"}),
+            ],
+            lambda: _served(work, recipe, adapters, lora),
+        ),
     }
     queries, index = _words(bank)
     names = list(index)
-    found = directions(recipe, bank, [*index.values(), *queries.values()], work.ray)
+    texts = [*index.values(), *queries.values()]
+    found = directions(recipe, bank, texts, Places(work.root), work.ray)
     known, asked = found[: len(names)], found[len(names) :]
     evidence.extra["routing"] = [
         {"loras": size, "errors": routing_errors(known[part], asked[part])}
@@ -93,7 +104,7 @@ def _part(bank: Bank, names: Sequence[str], size: int) -> list[int]:
 
 def _served(
     work: Bench, recipe: Recipe, adapters: Mapping[str, Path], lora: Path
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Storage, switches and residency of banks of each size, and of the student."""
     work.ray()
     import ray
@@ -123,7 +134,7 @@ def _served(
         )
     )
     stored = [float(sum(p.stat().st_size for _, p in bank)) for bank in banks]
-    rows = [
+    return [
         {
             "name": name,
             "loras": count,
@@ -142,7 +153,6 @@ def _served(
             strict=True,
         )
     ]
-    return {"serving": rows}
 
 
 def _shuffled(

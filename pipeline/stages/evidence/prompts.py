@@ -14,6 +14,7 @@ from pipeline.config import Recipe, vary
 from pipeline.controller import Prepared
 from pipeline.evaluation.orthogonality import cosines
 from pipeline.evaluation.report import bleed
+from pipeline.places import Places
 from pipeline.stages.evidence.work import Bench, Evidence, part_of, plain, score, student_method
 from pipeline.stages.evidence.work import thin as thinned
 from pipeline.stages.wording import directions
@@ -59,7 +60,7 @@ def _cosines(
     """Cosine matrices of the triggers, where there are any, and of the whole student prompts."""
     triggers = [p.trigger for p in prepared.prompts if p.trigger]
     whole = [p.student for p in prepared.prompts]
-    found = directions(recipe, bank, [*triggers, *whole], work.ray)
+    found = directions(recipe, bank, [*triggers, *whole], Places(work.root), work.ray)
     matrices = {"prompts": _rounded(cosines(found[len(triggers) :]))}
     if triggers:
         matrices["triggers"] = _rounded(cosines(found[: len(triggers)]))

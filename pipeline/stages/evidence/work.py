@@ -21,7 +21,7 @@ from pipeline.stages.evidence_report import write_evidence
 from pipeline.stages.generality import general_cells
 from pipeline.stages.publish import Publisher
 from pipeline.stages.student import run_key_of
-from pipeline.storage import write_atomic
+from pipeline.storage import content_key, write_atomic
 from pipeline.types import Manifest
 
 
@@ -65,6 +65,13 @@ class Bench:
     def history(self, recipe: Recipe, manifest: Manifest) -> list[dict[str, float]]:
         """The rounds of a student that was trained here."""
         return History(self.places(run_key_of(recipe, manifest)).history).load()
+
+    def remembered(self, kind: str, content: Sequence[object], make: Callable[[], Any]) -> Any:
+        """Plain data that is made once for all that it depends on, and kept as JSON."""
+        path = Places(self.root).cache / kind / f"{content_key(kind, *content)}.json"
+        if not path.exists():
+            write_atomic(path, json.dumps(make(), allow_nan=False).encode())
+        return json.loads(path.read_bytes())
 
     def evaluated(
         self, recipe: Recipe, bank: Bank, test: Sequence[TestSource], methods: Sequence[Method]

@@ -15,7 +15,6 @@ from PIL import Image
 
 import actors.pool
 import actors.session
-from actors import judge_pool
 from actors.judge_pool import JudgeActor
 from actors.sampler_pool import SamplerActor
 from pipeline.config import PoolSettings
@@ -197,7 +196,7 @@ def judge(folder: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch, case: Cas
         return pictures
 
     # The random autoencoder would turn all to grey.
-    monkeypatch.setattr(judge_pool, "autoencoded", unchanged)
+    monkeypatch.setattr("actors.judge_pool.autoencoded", unchanged)
     model = case.recipe.model.path
     return JudgeActor(
         model,
