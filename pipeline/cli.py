@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.problems import InputError
+from pipeline.mirror import readable
+from pipeline.problems import InputError, storage_failure
 
 REPORTS = ("main", "ablation", "scale")
 STAGE_HELP = {
@@ -32,11 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.command(arguments) or 0)
     except InputError as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"error: {readable(str(problem))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    except Exception as error:
+        failure = storage_failure(error)
+        if failure is None:
+            raise
+        print(f"error: {readable(str(failure))}", file=sys.stderr)
+        return 1
 
 
 def run() -> NoReturn:
@@ -179,7 +186,7 @@ def _stage(arguments: argparse.Namespace) -> None:
 
     places = run(recipe, bank, arguments.stage)
     for path in places.made():
-        print(path)
+        print(readable(str(path)))
 
 
 def _validate(arguments: argparse.Namespace) -> None:
@@ -206,9 +213,10 @@ def _bench(arguments: argparse.Namespace) -> None:
     reports = arguments.report or REPORTS
     if arguments.redraw:
         from pipeline.config import load_recipe
+        from pipeline.mirror import local_path
 
         recipe = load_recipe(arguments.recipe, arguments.set)
-        folder = Path(recipe.output) / "bench"
+        folder = local_path(recipe.output) / "bench"
         for name in reports:
             write_evidence(folder, name)
             print(folder / f"{name}.md")
