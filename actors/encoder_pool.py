@@ -1,7 +1,6 @@
 """The encoder pool: text encoder and autoencoder, each input once, straight to the store."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.images import open_image
+from pipeline.mirror import at_hand, local_path
 from pipeline.models.families import load_editor
 from pipeline.tensor_store import pooled_key, write_part
 
@@ -22,7 +22,7 @@ class EncoderActor:
 
     def __init__(self, model: str, device: str, dtype: str, threads: int, folder: str) -> None:
         torch.set_num_threads(threads)
-        self.folder = Path(folder)
+        self.folder = local_path(folder)
         self.editor = load_editor(model, ["vae", "text"], device, getattr(torch, dtype))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ class EncoderActor:
         names = ("key", "kind", "paths", "prompt", "width", "height")
         for row in zip(*(batch[name] for name in names), strict=True):
             key, kind, paths, prompt, width, height = row
-            images = [open_image(Path(path)) for path in json.loads(paths)]
+            images = [open_image(at_hand(path)) for path in json.loads(paths)]
             if kind == "image":
                 size = (int(width), int(height))
                 tensors.append((str(key), self.editor.encode_images(images, size)[0]))

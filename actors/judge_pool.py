@@ -4,7 +4,6 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,9 @@ from pipeline.evaluation.effectbench import Item, JudgeJob, Truth, open_source
 from pipeline.evaluation.metrics import EffectJudge, fidelity_db, subject_kept, texture_distance
 from pipeline.evaluation.report import ImageScore
 from pipeline.miniature.effects import EFFECTS, KNOWN, true_samples
+from pipeline.mirror import at_hand, local_path
 from pipeline.models.families import load_editor
-from pipeline.storage import write_atomic
+from pipeline.storage import write_sealed
 from pipeline.tensor_store import TensorStore
 
 Array = NDArray[np.float32]
@@ -67,8 +67,8 @@ class JudgeActor:
     ) -> None:
         torch.set_num_threads(threads)
         self.editor = load_editor(model, ["vae"], device, getattr(torch, dtype))
-        self.store = TensorStore([Path(pictures)])
-        self.folder = Path(folder)
+        self.store = TensorStore([local_path(pictures)])
+        self.folder = local_path(folder)
         self.truth = truth
         self.families = families
 
@@ -78,14 +78,14 @@ class JudgeActor:
             row = {"key": key, "photograph": photograph, "path": path, "items": items}
             job = JudgeJob.from_row(row)
             text = json.dumps([asdict(score) for score in self.judge(job)])
-            write_atomic(self.folder / f"{job.key}.json", text.encode())
+            write_sealed(self.folder / f"{job.key}.json", text.encode())
         return {"key": np.asarray(batch["key"])}
 
     def judge(self, job: JudgeJob) -> list[ImageScore]:
         """The scores of a photograph's outputs, in the job's order."""
         outputs = {item.key: self._picture(item.key) for item in job.items}
         height, width = next(iter(outputs.values())).shape[:2]
-        source = open_source(Path(job.path), height, width)
+        source = open_source(at_hand(job.path), height, width)
         if self.truth == "miniature":
             benches = [self._true_bench(source, job.photograph)]
         else:

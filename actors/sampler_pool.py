@@ -16,6 +16,7 @@ from pipeline.distill.counting import ForwardCounter
 from pipeline.distill.noise import gaussian_batch
 from pipeline.distill.sampler import sample_student, sample_teacher
 from pipeline.evaluation.effectbench import EvalRow, cost_key
+from pipeline.mirror import local_path
 from pipeline.models.adapters import BASE, Adapters, TeacherCache
 from pipeline.models.families import load_editor
 from pipeline.tensor_store import TensorStore, write_part
@@ -46,8 +47,8 @@ class SamplerActor:
         self.editor = load_editor(model, ["transformer", "vae"], device, precision)
         self.adapters = Adapters(self.editor.transformer)
         self.resident = TeacherCache(self.adapters, adapters_resident)
-        self.store = TensorStore([Path(s) for s in stores])
-        self.folder = Path(folder)
+        self.store = TensorStore([local_path(s) for s in stores])
+        self.folder = local_path(folder)
         self.counter = ForwardCounter(self.editor.transformer)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

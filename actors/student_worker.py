@@ -17,9 +17,11 @@ from torch import Tensor
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.distill.start import begin_with
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
+from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
 from pipeline.plan import PlanSettings
+from pipeline.problems import disk_errors
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Manifest, Rollout
 
@@ -66,7 +68,7 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
     return StudentTrainer(
         editor=editor,
         adapters=adapters,
-        store=TensorStore([Path(folder) for folder in arguments.stores]),
+        store=TensorStore([local_path(folder) for folder in arguments.stores]),
         manifest=Manifest.from_dict(arguments.manifest),
         plan=arguments.plan,
         settings=arguments.settings,
@@ -150,7 +152,7 @@ def report_checkpoint(
     if rank != 0:
         ray.train.report(metrics)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with disk_errors("the run's checkpoint"), tempfile.TemporaryDirectory() as folder:
         progress = Progress(round_index, recipe_hash, policies)
         save_checkpoint(Path(folder) / "student", trainer, progress)
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.distill.batches import conditions_of
 from pipeline.distill.noise import gaussian_batch
 from pipeline.distill.sampler import sample_teacher
+from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters, TeacherCache
 from pipeline.models.families import load_editor
 from pipeline.tensor_store import TensorStore, write_part
@@ -40,8 +41,8 @@ class TargetActor:
         self.editor = load_editor(model, ["transformer"], device, getattr(torch, dtype))
         self.adapters = Adapters(self.editor.transformer)
         self.teachers = TeacherCache(self.adapters, adapters_resident)
-        self.store = TensorStore([Path(s) for s in stores])
-        self.folder = Path(folder)
+        self.store = TensorStore([local_path(s) for s in stores])
+        self.folder = local_path(folder)
         self.steps = steps
         self.guidance = guidance
         self.keep_norm = keep_norm

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 import torch
@@ -10,9 +9,11 @@ import torch
 from pipeline.config import LoraSettings
 from pipeline.distill.batches import conditions_of
 from pipeline.distill.teach import TEACHER, Pairs, TeachPlan, teach
+from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
 from pipeline.models.lora_formats import LoraModule, write_lora
+from pipeline.storage import seal
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Bucket, Sample
 
@@ -42,7 +43,7 @@ def teach_effect(
     editor = load_editor(model, ["transformer"], device, getattr(torch, dtype))
     adapters = Adapters(editor.transformer)
     adapters.add(TEACHER, lora.rank, lora.alpha, lora.modules, seed=plan.seed)
-    store = TensorStore([Path(s) for s in stores])
+    store = TensorStore([local_path(s) for s in stores])
     by_bucket: dict[Bucket, list[tuple[Sample, str]]] = {}
     for sample, target in job.pairs:
         by_bucket.setdefault(sample.shapes, []).append((sample, target))
@@ -62,7 +63,9 @@ def teach_effect(
         for key, down in weights.items()
         if key.endswith(".lora_A")
     }
-    write_lora(job.out, modules, {"effect": job.effect})
+    out = local_path(job.out)
+    write_lora(out, modules, {"effect": job.effect})
+    seal(out)
     return job.effect, sum(recent[-50:]) / len(recent[-50:])
 
 

@@ -1,13 +1,13 @@
 """The teacher pool: Ray Data actors that roll the student out and score it by its teachers."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 
 from pipeline.distill.rollout import STUDENT, RolloutWorker
+from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters, TeacherCache
 from pipeline.models.families import load_editor
 from pipeline.plan import PlanSettings
@@ -47,7 +47,7 @@ def rollout_worker(arguments: TeacherPoolArguments) -> RolloutWorker:
         editor=editor,
         adapters=adapters,
         teachers=TeacherCache(adapters, arguments.adapters_resident),
-        store=TensorStore([Path(folder) for folder in arguments.stores]),
+        store=TensorStore([local_path(folder) for folder in arguments.stores]),
         manifest=Manifest.from_dict(arguments.manifest),
         plan=arguments.plan,
         guidance=arguments.guidance,

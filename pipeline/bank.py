@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pipeline.bank_files import bounded, inside, json_lines, parse, pictures_inside
 from pipeline.config_types import Name, PathText, Section
 from pipeline.images import SUFFIXES
+from pipeline.mirror import local_path, pinned
 from pipeline.problems import InputError, Problem, from_pydantic
 from pipeline.yaml_file import read_mapping
 
@@ -175,8 +176,16 @@ def inspect_bank(path: str | Path, effects: Sequence[str] | None = None) -> Insp
 
 
 def bank_file(path: str | Path) -> Path:
-    """The bank.yaml of a bank given as its folder or as that file."""
-    path = Path(path)
+    """The bank.yaml of a bank given as its folder or as that file.
+
+    Of a bank in S3 the one on this machine, with all of the bank, as this process first saw it.
+    """
+    text = str(path)
+    if text.startswith("s3://"):
+        as_file = text.endswith((".yaml", ".yml"))
+        folder, _, name = text.rpartition("/") if as_file else (text, "", "bank.yaml")
+        return pinned(folder) / name
+    path = local_path(path)
     return path / "bank.yaml" if path.is_dir() else path
 
 

@@ -65,6 +65,9 @@ def inside(
     def refuse(what: str, remedy: str) -> None:
         problems.append(Problem(str(file), place, given, what, remedy))
 
+    if "://" in given:
+        refuse("an address, not a path", "give a path in the bank; the whole bank may be in S3")
+        return None
     parts = PurePosixPath(given)
     stays = "give a path relative to the bank's folder and inside it"
     if parts.is_absolute() or ".." in parts.parts:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.problems import InputError
+from pipeline.mirror import readable
+from pipeline.problems import InputError, storage_failure
 
 REPORTS = (
     "main",
@@ -41,11 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.command(arguments) or 0)
     except InputError as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"error: {readable(str(problem))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    except Exception as error:
+        failure = storage_failure(error)
+        if failure is None:
+            raise
+        print(f"error: {readable(str(failure))}", file=sys.stderr)
+        return 1
 
 
 def run() -> NoReturn:
@@ -195,7 +202,7 @@ def _stage(arguments: argparse.Namespace) -> None:
 
     places = run(recipe, bank, arguments.stage)
     for path in places.made():
-        print(path)
+        print(readable(str(path)))
 
 
 def _validate(arguments: argparse.Namespace) -> None:
@@ -222,9 +229,10 @@ def _bench(arguments: argparse.Namespace) -> None:
     reports = arguments.report or REPORTS
     if arguments.redraw:
         from pipeline.config import load_recipe
+        from pipeline.mirror import local_path
 
         recipe = load_recipe(arguments.recipe, arguments.set)
-        folder = Path(recipe.output) / "bench"
+        folder = local_path(recipe.output) / "bench"
         for name in reports:
             # All of them means those that there are; one that is asked for must be there.
             if arguments.report or (folder / f"{name}.json").exists():

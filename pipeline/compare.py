@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from pipeline import tracking
 from pipeline.evaluation.report import METHOD_ORDER, METRICS, MISSING, cell, markdown
+from pipeline.mirror import local_path
 from pipeline.problems import InputError, Problem
-from pipeline.storage import local_path, write_atomic
+from pipeline.storage import write_atomic
 
 # By method (a column of the tables), all of its values by flat metric name.
 Columns = dict[str, dict[str, float]]

@@ -48,7 +48,7 @@ class Prepared:
 def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
     """Bring a run up to date as far as a stage, and return where everything is."""
     assert until in STAGES
-    places = Places(Path(recipe.output))
+    places = Places.of(recipe.output)
     with ExitStack() as stack:
 
         def ray() -> None:

@@ -1,7 +1,5 @@
 """``--dry-run``: what would run, with sizes and forward counts, without writing anything."""
 
-from pathlib import Path
-
 import numpy as np
 
 from pipeline.bank import Bank
@@ -20,7 +18,7 @@ from pipeline.types import EffectEntry, Manifest
 
 def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
     """A line a stage: what is missing, and the transformer forwards (a sample each) it takes."""
-    places = Places(Path(recipe.output))
+    places = Places.of(recipe.output)
     prompts = make_prompts(bank.effects, recipe.prompts, recipe.seed)
     collection, jobs = collect(recipe, bank, prompts)
     todo = missing(jobs.values(), stored_keys(places.encodings))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.mirror import local_path
+
 
 @dataclass(frozen=True)
 class Places:
@@ -13,6 +15,11 @@ class Places:
 
     output: Path
     shared: Path | None = None
+
+    @classmethod
+    def of(cls, output: str) -> "Places":
+        """The places of a recipe's ``output``, a path or an S3 address."""
+        return cls(local_path(output))
 
     @property
     def cache(self) -> Path:

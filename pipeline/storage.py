@@ -1,7 +1,7 @@
-"""Files that are whole or not there: atomic writes, sealed folders, content keys.
+"""Files that are whole or not there: atomic writes, sealed files and folders, content keys.
 
-Every place is given as text or a path and goes through `local_path`, which is where an object
-store (`s3://`) will branch off.
+Every place is given as text or a path. One in S3 (`s3://`) is written there and in the mirror on
+this machine (`pipeline.mirror`); what is at a place of a run in S3 is what S3 has.
 """
 
 import hashlib
@@ -13,45 +13,74 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.problems import InputError, Problem
-
-Place = str | os.PathLike[str]
+from pipeline import mirror
+from pipeline.mirror import Place, local_path
+from pipeline.problems import disk_errors
 
 MANIFEST = "manifest.json"
 
 
-def local_path(place: Place) -> Path:
-    """The path of a local place. Raises InputError for an address in an object store."""
-    text = os.fspath(place)
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return Path(text)
-    if scheme == "file":
-        return Path(rest)
-    remedy = "give a path on a local or shared disk"
-    raise InputError([Problem(text, "", None, f"{scheme}:// cannot be written to yet", remedy)])
-
-
 def write_atomic(place: Place, content: bytes | Callable[[Path], object]) -> Path:
-    """Write a whole file or leave what was there; return its path.
+    """Write a whole file or leave what was there; return its path on this machine.
 
     `content` is the bytes, or a function that writes them to the path it is given (a sibling
     with the same suffix, so that savers that look at the suffix work).
+
+    Raises:
+        StorageError: the disk is full, or the object store failed.
     """
     path = local_path(place)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{path.suffix}")
-    try:
-        if isinstance(content, bytes):
-            temporary.write_bytes(content)
-        else:
-            content(temporary)
-        _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if isinstance(content, bytes):
+                temporary.write_bytes(content)
+            else:
+                content(temporary)
+            _sync(temporary)
+            etag = mirror.send(temporary, path)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        mirror.sent(path, etag)
+        _sync(path.parent)
     return path
+
+
+def write_sealed(place: Place, content: bytes | Callable[[Path], object]) -> Path:
+    """As `write_atomic`, and then `seal`."""
+    path = write_atomic(place, content)
+    seal(path)
+    return path
+
+
+def seal(path: Path) -> None:
+    """Write `NAME.sha256` beside a file, by which `is_whole` knows it.
+
+    For formats that would not notice a changed bit.
+    """
+    write_atomic(_seal_of(path), f"{sha256_file(path)}  {path.name}\n".encode())
+
+
+def is_whole(place: Place) -> bool:
+    """Whether a sealed file is there, each bit as it was; a damaged one is removed.
+
+    A whole file without a seal (older than seals, or cut off just before it) gets one.
+    """
+    path = local_path(place)
+    if not mirror.fetch(path):
+        return False
+    beside = _seal_of(path)
+    if not mirror.fetch(beside):
+        seal(path)
+        return True
+    if beside.read_bytes().split()[:1] == [sha256_file(path).encode()]:
+        return True
+    print(f"{path}: damaged; removed, to be made again")
+    mirror.remove(path)
+    mirror.remove(beside)
+    return False
 
 
 @contextmanager
@@ -64,25 +93,28 @@ def atomic_folder(place: Place) -> Iterator[Path]:
     renames the old one is left as `.NAME.old-*`, and `place` is absent, never half written.
     """
     path = local_path(place)
-    path.parent.mkdir(parents=True, exist_ok=True)
     mark = secrets.token_hex(6)
     temporary = path.with_name(f".{path.name}.tmp-{mark}")
     replaced = path.with_name(f".{path.name}.old-{mark}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        _seal(temporary)
-        if path.exists():
-            # A rename cannot replace a folder that has files in it.
-            os.replace(path, replaced)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        # Only what has been replaced may go: if the second rename failed, put it back.
-        if replaced.exists() and not path.exists():
-            os.replace(replaced, path)
-        shutil.rmtree(replaced, ignore_errors=True)
+    with disk_errors(path):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            _seal(temporary)
+            etags = mirror.send_folder(temporary, path, MANIFEST)
+            if path.exists():
+                # A rename cannot replace a folder that has files in it.
+                os.replace(path, replaced)
+            os.replace(temporary, path)
+            for name, etag in etags.items():
+                mirror.sent(path / name, etag)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            # Only what has been replaced may go: if the second rename failed, put it back.
+            if replaced.exists() and not path.exists():
+                os.replace(replaced, path)
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def folder_is_whole(place: Place, contents: bool = False) -> bool:
@@ -131,6 +163,10 @@ def _check_keys(part: object) -> None:
     elif isinstance(part, list | tuple):
         for value in part:
             _check_keys(value)
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def _seal(folder: Path) -> None:

@@ -1,12 +1,14 @@
 """Tensors under content keys, in Parquet parts that are written whole or not at all.
 
-Writers in many processes add parts without talking to each other; a part's name is a hash of
-its keys. Readers index all parts once and map them into memory.
+Writers in many processes add parts without talking to each other. A part's name is a hash of its
+keys and the sha256 of its bytes, so whoever reads one knows it whole. Readers index all parts
+once; of parts in S3 they read the keys alone there, and fetch those that they are asked for.
 """
 
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,12 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from pipeline.storage import write_atomic
+from pipeline import mirror, object_store
+from pipeline.problems import StorageError
+from pipeline.storage import sha256_file, write_atomic
 from pipeline.types import TENSOR_SCHEMA
+
+_SHA = 24
 
 
 def pooled_key(key: str) -> str:
@@ -35,22 +41,28 @@ def write_part(folder: Path, tensors: Sequence[tuple[str, Tensor]]) -> None:
         "data": [t.contiguous().float().numpy().tobytes() for _, t in tensors],
     }
     buffer = io.BytesIO()
-    # Latents are noise to a compressor: storing them plain lets readers map them.
-    pq.write_table(pa.table(rows, schema=TENSOR_SCHEMA), buffer, compression="none")
+    # Latents are noise to a compressor: storing them plain lets readers map them. Pages have
+    # checksums for readers of the keys alone; of the footer only the name's sha256 can tell.
+    table = pa.table(rows, schema=TENSOR_SCHEMA)
+    pq.write_table(table, buffer, compression="none", write_page_checksum=True)
+    content = buffer.getvalue()
     name = hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:24]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"part-{name}.parquet", buffer.getvalue())
+    sha = hashlib.sha256(content).hexdigest()[:_SHA]
+    write_atomic(folder / f"part-{name}-{sha}.parquet", content)
 
 
 def stored_keys(folder: Path) -> set[str]:
-    """All keys in a store; a part that cannot be read is deleted, to be made again."""
+    """All keys in a store; a part that is not whole is deleted, to be made again."""
     keys: set[str] = set()
-    for part in sorted(folder.glob("part-*.parquet")):
+    for part in _parts(folder):
         try:
-            keys.update(pq.read_table(part, columns=["key"]).column("key").to_pylist())
+            part = _named_by_content(part)
+            if part.is_file() and not _is_whole(part, part.stat().st_mtime_ns):
+                raise OSError("not the content that its name says")
+            keys.update(_keys_of(part))
         except (pa.ArrowInvalid, OSError):
             print(f"{part}: damaged; removed, its rows will be made again")
-            part.unlink()
+            mirror.remove(part)
     return keys
 
 
@@ -59,16 +71,17 @@ class TensorStore:
 
     Raises (:meth:`get`):
         KeyError: no such tensor; run the stage that makes it.
+        StorageError: the part that has it is damaged.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
-        self._rows: dict[str, tuple[pa.Table, int]] = {}
+        self._rows: dict[str, tuple[Path, int]] = {}
+        self._tables: dict[Path, pa.Table] = {}
         self._cache: dict[str, Tensor] = {}
         for folder in folders:
-            for part in sorted(folder.glob("part-*.parquet")):
-                table = pq.read_table(part, memory_map=True)
-                for row, key in enumerate(table.column("key").to_pylist()):
-                    self._rows[key] = (table, row)
+            for part in _parts(folder):
+                for row, key in enumerate(_keys_of(part)):
+                    self._rows[key] = (part, row)
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -79,7 +92,8 @@ class TensorStore:
     def get(self, key: str) -> Tensor:
         """The fp32 tensor under a key."""
         if key not in self._cache:
-            table, row = self._rows[key]
+            part, row = self._rows[key]
+            table = self._table(part)
             data = np.frombuffer(table.column("data")[row].as_py(), dtype=np.float32)
             shape = table.column("shape")[row].as_py()
             self._cache[key] = torch.from_numpy(data.copy()).view(*shape)
@@ -88,3 +102,44 @@ class TensorStore:
     def get_many(self, keys: Sequence[str]) -> list[Tensor]:
         """The tensors under keys, in order."""
         return [self.get(key) for key in keys]
+
+    def _table(self, part: Path) -> pa.Table:
+        if part not in self._tables:
+            mirror.fetch(part)
+            if not part.is_file() or not _is_whole(part, part.stat().st_mtime_ns):
+                what = "damaged or removed while the run went on"
+                raise StorageError(f"{part}: {what}; run again, and it is made again")
+            self._tables[part] = pq.read_table(part, memory_map=True)
+        return self._tables[part]
+
+
+def _parts(folder: Path) -> list[Path]:
+    found = mirror.names(folder)
+    return [folder / n for n in found if n.startswith("part-") and n.endswith(".parquet")]
+
+
+def _keys_of(part: Path) -> list[str]:
+    """The keys in a part's rows; of one that is in S3 and not here, its data stays there."""
+    options = {"columns": ["key"], "page_checksum_verification": True}
+    remote = mirror.remote_of(part)
+    if remote is None or part.is_file():
+        table = pq.read_table(part, **options)
+    else:
+        place = f"{remote.bucket}/{remote.key}"
+        table = pq.read_table(place, filesystem=object_store.arrow_filesystem(), **options)
+    keys: list[str] = table.column("key").to_pylist()
+    return keys
+
+
+def _named_by_content(part: Path) -> Path:
+    """A part of before names had a sha256 is read once as it is and gets its name."""
+    if part.stem.count("-") == 2 or mirror.remote_of(part) is not None:
+        return part
+    pq.read_table(part)
+    return part.rename(part.with_name(f"{part.stem}-{sha256_file(part)[:_SHA]}.parquet"))
+
+
+@cache
+def _is_whole(part: Path, changed: int) -> bool:
+    """Whether a part's bytes are those that its name says; looked up once a change."""
+    return sha256_file(part)[:_SHA] == part.stem.rpartition("-")[2]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
+from pipeline.problems import disk_errors
 from pipeline.storage import content_key, write_atomic
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 Record = dict[str, Any]
 
 PARENT = "parent"
+DEFAULT_STORE = "mlflow.db"
 _LONGEST_VALUE = 500
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 1000, 100
 _RETRY_SECONDS = 60.0
@@ -250,7 +252,7 @@ class Tracker:
 
 def default_uri(output: Path) -> str:
     """The store of a run that names none: a SQLite file in its output folder."""
-    return f"sqlite:///{output.resolve() / 'mlflow.db'}"
+    return f"sqlite:///{output.resolve() / DEFAULT_STORE}"
 
 
 def client(uri: str) -> "MlflowClient":
@@ -326,7 +328,7 @@ def _record(line: str) -> Record:
 
 
 def _append(path: Path, record: Record) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with disk_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 

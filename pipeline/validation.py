@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.addresses import address_problems
 from pipeline.bank import Bank, bank_file, inspect_bank
 from pipeline.config import LoraSettings, Recipe, inspect_recipe
 from pipeline.images import open_image
 from pipeline.miniature.effects import KNOWN
+from pipeline.mirror import local_path
 from pipeline.models.families import FAMILIES, family_of
 from pipeline.models.lora_formats import lora_problems, read_lora, transformer_shapes
 from pipeline.problems import InputError, Problem
@@ -34,6 +36,9 @@ def validate(recipe_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Re
     file = str(recipe_path)
     # A field that is itself wrong reads as a default: nothing is to be said about that.
     wrong = {p.field for p in problems}
+    addresses = [p for p in address_problems(file, recipe) if p.field.split(".")[0] not in wrong]
+    problems += addresses
+    wrong |= {p.field for p in addresses}
     shapes = None
     if "model" not in wrong and "model.path" not in wrong:
         shapes, found = _check_model(file, recipe)
@@ -100,7 +105,7 @@ def _check_modules(file: str, place: str, lora: LoraSettings, shapes: Shapes) ->
 
 
 def _check_output(file: str, output: str) -> list[Problem]:
-    path = Path(output)
+    path = local_path(output)
     existing = next((p for p in (path, *path.parents) if p.exists()), Path())
     if existing.is_dir():
         return []

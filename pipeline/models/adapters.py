@@ -17,13 +17,16 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from pipeline.mirror import at_hand
 from pipeline.models.lora_formats import (
     LoraFile,
     LoraModule,
+    content_hash,
     linear_shapes,
     peft_settings,
     read_lora,
 )
+from pipeline.problems import StorageError
 
 BASE = "__base__"  # peft's own name for "no adapter" in a mixed batch
 
@@ -202,6 +205,7 @@ class TeacherCache:
 
         Raises:
             ValueError: more adapters than slots, or a bad file.
+            StorageError: a file's content is not what its key says.
         """
         if len(wanted) > self.resident:
             raise ValueError(
@@ -215,6 +219,10 @@ class TeacherCache:
             if key in self._slots:
                 continue
             if key not in self._host:
+                path = at_hand(path)
+                if content_hash(path) != key:
+                    what = "damaged, or replaced while the run uses it"
+                    raise StorageError(f"{path}: {what}; run again")
                 self._host[key] = read_lora(path, linear_shapes(self.adapters.transformer))
             if len(self._slots) == self.resident:
                 oldest, _ = self._slots.popitem(last=False)

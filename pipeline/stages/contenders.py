@@ -16,7 +16,7 @@ from pipeline.models.lora_formats import content_hash, read_lora, write_lora
 from pipeline.models.merging import Merge, Modules, merge, stack
 from pipeline.stages.encode import EffectSources
 from pipeline.stages.teach import Lesson, learn, seed_of
-from pipeline.storage import content_key
+from pipeline.storage import content_key, is_whole, seal
 from pipeline.types import Manifest
 
 Adapters = Mapping[str, tuple[str, str]]
@@ -65,8 +65,9 @@ def cascade(recipe: Recipe, manifest: Manifest, acceleration: Path, folder: Path
 def stacked(loras: Sequence[Path], folder: Path) -> Path:
     """Several LoRA files as one file that adds what all of them add."""
     path = folder / f"stacked-{content_key('stacked', *map(content_hash, loras))}.safetensors"
-    if not path.exists():
+    if not is_whole(path):
         write_lora(path, _halved(stack([read_lora(lora).modules for lora in loras])), {})
+        seal(path)
     return path
 
 
@@ -95,7 +96,7 @@ def joint_loras(
     lessons = [
         Lesson(f"joint, seed {seed}", pairs, path, seed_of(seed, "joint"))
         for seed, path in zip(seeds, paths, strict=True)
-        if not path.exists()
+        if not is_whole(path)
     ]
     if lessons:
         ray()
@@ -108,9 +109,10 @@ def _merged(recipe: Recipe, manifest: Manifest, kind: Merge, folder: Path) -> Pa
     density = recipe.bench.density
     key = content_key("merge", kind, density, recipe.seed, *hashes)
     path = folder / f"merge-{kind}-{key}.safetensors"
-    if not path.exists():
+    if not is_whole(path):
         loras = [read_lora(e.adapter).modules for e in manifest.effects]
         write_lora(path, _halved(merge(loras, kind, density, recipe.seed)), {})
+        seal(path)
     return path
 
 

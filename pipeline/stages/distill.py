@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline import mirror
 from pipeline.config import Recipe
 from pipeline.distill.rates import RateSettings
 from pipeline.distill.update import UpdateSettings
 from pipeline.plan import PlanSettings, count_buckets
+from pipeline.problems import disk_errors
 from pipeline.stages.grow import effect_weights, start_of
 from pipeline.types import Manifest
 
@@ -127,7 +129,7 @@ class History:
 
     def load(self) -> list[dict[str, float]]:
         """All rounds on record, in order, the last word on each."""
-        if not self.path.exists():
+        if not mirror.fetch(self.path):
             return []
         rows: dict[float, dict[str, float]] = {}
         for line in self.path.read_text().splitlines():
@@ -141,8 +143,12 @@ class History:
     def append(self, metrics: dict[str, float]) -> None:
         """Add one round."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
+        with disk_errors(self.path), self.path.open("a") as file:
             file.write(json.dumps(metrics) + "\n")
+
+    def publish(self) -> None:
+        """To S3, if it is kept there, where nothing can be appended to an object."""
+        mirror.publish(self.path)
 
     def counters(self) -> dict[str, Any]:
         """What ``report.json`` says of the run's cost, from the rounds' own counts.
@@ -182,7 +188,8 @@ def distill(
 
     warm: see :func:`arguments_of`.
     """
-    from actors.student_group import RunPlace, run_student_group
+    from actors.run_place import RunPlace
+    from actors.student_group import run_student_group
 
     student, teachers = arguments_of(recipe, manifest, stores, run_key, warm)
     return run_student_group(

@@ -42,8 +42,8 @@ from pipeline.evaluation.report import (
 )
 from pipeline.miniature.effects import KNOWN, true_samples
 from pipeline.models.fingerprint import fingerprint
-from pipeline.problems import InputError, Problem
-from pipeline.storage import sha256_file, write_atomic
+from pipeline.problems import InputError, Problem, StorageError
+from pipeline.storage import is_whole, sha256_file, write_atomic
 from pipeline.tensor_store import TensorStore, stored_keys
 
 Picture = NDArray[np.float32]
@@ -111,7 +111,7 @@ def plan_evaluation(
         pictures=pictures,
         scores=scores,
         unsampled=[row for row in rows if row["key"] not in stored],
-        unjudged=[job for job in jobs if not _scores_file(scores, job).exists()],
+        unjudged=[job for job in jobs if not is_whole(_scores_file(scores, job))],
     )
 
 
@@ -137,7 +137,7 @@ def collect_evaluation(recipe: Recipe, plan: EvaluationPlan) -> Evaluation:
     scores = [
         ImageScore(**entry)
         for job in plan.jobs
-        for entry in json.loads(_scores_file(plan.scores, job).read_bytes())
+        for entry in json.loads(_whole(_scores_file(plan.scores, job)).read_bytes())
     ]
     if recipe.evaluate.truth == "miniature":
         scores = by_whole_photograph(scores)
@@ -249,6 +249,12 @@ def _families(recipe: Recipe, bank: Bank) -> dict[str, str]:
 
 def _scores_file(folder: Path, job: JudgeJob) -> Path:
     return folder / f"{job.key}.json"
+
+
+def _whole(path: Path) -> Path:
+    if not is_whole(path):
+        raise StorageError(f"{path}: damaged or removed just now; run again, and it is made again")
+    return path
 
 
 class _Gallery:

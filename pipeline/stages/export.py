@@ -41,12 +41,13 @@ def export_student(
     schedule = {"steps": student.steps, "shift": student.shift}
     effects = [{"effect": p.effect, "trigger": p.trigger, "prompt": p.student} for p in prompts]
     metadata = {
+        "recipe_hash": recipe_hash,
         "effects": json.dumps(effects, ensure_ascii=False),
         "schedule": json.dumps(schedule | {"stochastic_sampling": True}),
     }
     with atomic_folder(folder) as new:
-        write_student_lora(new / WEIGHTS_FILE, weights, lora, recipe_hash, metadata)
-        write_student_lora(new / COMFYUI_FILE, weights, lora, recipe_hash, metadata, "comfyui")
+        write_student_lora(new / WEIGHTS_FILE, weights, lora, metadata)
+        write_student_lora(new / COMFYUI_FILE, weights, lora, metadata, "comfyui")
         scheduler.save_pretrained(new / "scheduler")
         text = json.dumps(schedule | {"effects": effects}, indent=2, ensure_ascii=False)
         (new / EFFECTS_FILE).write_text(text + "\n", encoding="utf-8")
@@ -59,11 +60,10 @@ def write_student_lora(
     path: Path,
     weights: Mapping[str, Tensor],
     lora: LoraSettings,
-    recipe_hash: str,
     metadata: Mapping[str, str] | None = None,
     layout: Layout = "diffusers",
 ) -> None:
-    """The student's weights as a LoRA file; ``metadata`` joins the recipe's hash in it."""
+    """The student's weights as a LoRA file, with what ``metadata`` says of them."""
     modules = {
         key.removesuffix(".lora_A"): LoraModule(
             down.detach(), weights[f"{key.removesuffix('.lora_A')}.lora_B"].detach(), lora.alpha
@@ -71,7 +71,7 @@ def write_student_lora(
         for key, down in weights.items()
         if key.endswith(".lora_A")
     }
-    write_lora(path, modules, {"recipe_hash": recipe_hash, **(metadata or {})}, layout)
+    write_lora(path, modules, metadata or {}, layout)
 
 
 def model_card(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.bank import Bank
 from pipeline.config import Recipe
+from pipeline.mirror import local_path
 from pipeline.models.lora_formats import content_hash, read_lora, transformer_shapes
 from pipeline.problems import InputError, Problem
 from pipeline.storage import content_key, sha256_file
@@ -42,7 +43,7 @@ def start_of(recipe: Recipe) -> Start | None:
     """
     if recipe.grow.start_from is None:
         return None
-    path = Path(recipe.grow.start_from)
+    path = local_path(recipe.grow.start_from)
     if not path.exists():
         what, remedy = "no such file or folder", "name an export's folder or a LoRA file"
         raise InputError([Problem("recipe", FIELD, str(path), what, remedy)])
@@ -116,7 +117,7 @@ def _prompts(text: str) -> dict[str, tuple[str, str]]:
 
 def _fake_beside(lora: Path) -> Path | None:
     """The fake score of the run whose finished student this is, if its checkpoint is there."""
-    from actors.student_group import RunPlace
+    from actors.run_place import RunPlace
 
     checkpoint = RunPlace(lora.parent.parent, lora.parent.name).latest_checkpoint()
     if checkpoint is None or not (checkpoint / FAKE_FILE).exists():

@@ -7,13 +7,14 @@ from typing import Never
 
 from tqdm import tqdm
 
+from pipeline import mirror
 from pipeline.bank import Bank
 from pipeline.config import Recipe, recipe_hash
 from pipeline.evaluation.report import Report, run_metrics
 from pipeline.places import Places
 from pipeline.stages.distill import History
 from pipeline.storage import content_key, sha256_file, write_atomic
-from pipeline.tracking import Tracker
+from pipeline.tracking import DEFAULT_STORE, Tracker
 
 LOG_EVERY = 10
 REPORT_FILES = (
@@ -56,6 +57,7 @@ class Publisher:
             if round_index % LOG_EVERY == 0 or round_index == rounds - 1:
                 series = {f"train/{k}": v for k, v in metrics.items() if k != "round"}
                 self._open().log_metrics(student, series, round_index)
+                history.publish()
             if round_index == rounds - 1:
                 bar.close()
 
@@ -68,7 +70,7 @@ class Publisher:
         files = [output / name for name in REPORT_FILES if (output / name).exists()]
         hashes = [sha256_file(file) for file in (output / "report.json", lora)]
         key = content_key(hashes, self.recipe.tracking.uri)
-        if seal.exists() and seal.read_text() == key:
+        if mirror.fetch(seal) and seal.read_text() == key:
             return
         tracker = self._open()
         for file in files:
@@ -87,6 +89,8 @@ class Publisher:
                 tracker.log_artifact(run, self.places.student, "student")
             tracker.finish(run)
         tracker.finish(self._parent)
+        if self.recipe.tracking.uri is None:
+            mirror.publish(output / DEFAULT_STORE)
         write_atomic(seal, key.encode())
 
     def _score(self, run: str, report: Report, method: str, effect: str | None) -> None:
@@ -105,7 +109,11 @@ class Publisher:
         if self._tracker is None:
             settings = self.recipe.tracking
             experiment = settings.experiment or self.recipe.name
-            self._tracker = Tracker.open(settings.uri, experiment, self.places.output)
+            output = self.places.output
+            if settings.uri is None:
+                mirror.fetch(output / DEFAULT_STORE)
+            artifacts = f"{mirror.address(output)}/mlartifacts" if mirror.address(output) else None
+            self._tracker = Tracker.open(settings.uri, experiment, output, artifacts)
             parameters = self.recipe.model_dump(mode="json")
             self._parent = self._tracker.parent(self.recipe.name, self.hash, parameters)
         return self._tracker

@@ -11,7 +11,7 @@ from pipeline.models.lora_formats import read_lora
 from pipeline.places import Places
 from pipeline.stages.export import write_student_lora
 from pipeline.stages.grow import start_of
-from pipeline.storage import content_key
+from pipeline.storage import content_key, is_whole, seal
 from pipeline.types import Manifest
 
 
@@ -40,13 +40,17 @@ def student_file(places: Places, run_key: str) -> Path:
 def finished_student(places: Places, run_key: str) -> Path | None:
     """The finished student of a run, if there is one."""
     path = student_file(places, run_key)
-    return path if path.exists() else None
+    return path if is_whole(path) else None
 
 
 def save_student(checkpoint: Path, recipe: Recipe, places: Places, run_key: str) -> Path:
-    """Write the checkpoint's student (its average, where there is one) as a LoRA file."""
+    """Write the checkpoint's student (its average, where there is one) as a LoRA file.
+
+    The weights and nothing else: whatever the recipe calls its bank, they give the same bytes.
+    """
     path = student_file(places, run_key)
-    write_student_lora(path, load_student(checkpoint), recipe.student.lora, recipe_hash(recipe))
+    write_student_lora(path, load_student(checkpoint), recipe.student.lora)
+    seal(path)
     return path
 
 

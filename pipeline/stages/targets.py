@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import Recipe
+from pipeline.mirror import at_hand
 from pipeline.models.fingerprint import fingerprint
 from pipeline.models.lora_formats import content_hash
 from pipeline.stages.encode import Collection
@@ -26,7 +27,7 @@ def plan_targets(
     entries, jobs = [], []
     for sources in collection.effects:
         path = adapter_path(recipe, sources, teachers)
-        adapter_hash = content_hash(path)
+        adapter_hash = content_hash(at_hand(path))
         samples: list[Sample] = []
         for sample in sources.samples:
             for draw in range(recipe.targets.draws):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from pipeline.config import Recipe, TeachSettings
 from pipeline.models.fingerprint import fingerprint
 from pipeline.stages.encode import EffectSources
-from pipeline.storage import content_key
+from pipeline.storage import content_key, is_whole
 from pipeline.types import Sample
 
 
@@ -33,8 +33,9 @@ def untaught(
     recipe: Recipe, effects: Sequence[EffectSources], folder: Path
 ) -> list[tuple[EffectSources, Path]]:
     """The effects whose adapter has yet to be trained."""
-    places = [(e, adapter_path(recipe, e, folder)) for e in effects]
-    return [(e, path) for e, path in places if not path.exists()]
+    to_teach = [e for e in effects if e.effect.adapter is None]
+    places = [(e, adapter_path(recipe, e, folder)) for e in to_teach]
+    return [(e, path) for e, path in places if not is_whole(path)]
 
 
 @dataclass(frozen=True)

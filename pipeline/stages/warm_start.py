@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.config import Recipe
 from pipeline.models.fingerprint import fingerprint
 from pipeline.stages.teach import Lesson, learn, seed_of
-from pipeline.storage import content_key
+from pipeline.storage import content_key, is_whole
 from pipeline.types import Manifest, Sample
 
 
@@ -43,7 +43,7 @@ def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Pa
         seed,
     )
     path = folder / f"warm-start-{key}.safetensors"
-    if not path.exists():
+    if not is_whole(path):
         lesson = Lesson("warm start", pairs, path, seed_of(seed, "warm start"))
         learn(recipe, settings.model_copy(update={"lora": lora}), [lesson], stores)
     return path

@@ -24,6 +24,8 @@ FOR_ACTORS = {
     "distill",
     "models",
     "storage",
+    "mirror",
+    "object_store",
     "plan",
     "tensor_store",
     "config",

@@ -35,7 +35,7 @@ class Bench:
 
     @property
     def root(self) -> Path:
-        return Path(self.recipe.output)
+        return Places.of(self.recipe.output).output
 
     def places(self, name: str) -> Places:
         """A run's own folder; its cache is the bench's."""

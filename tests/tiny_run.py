@@ -1,0 +1,62 @@
+"""A whole run that is too small to mean anything, as files and a command."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.miniature.bank import write_bank
+from tests.tiny_model import write_tiny_model
+
+EFFECTS = ["sepia", "snow"]
+
+
+def write_inputs(folder: Path) -> Path:
+    """A random model and a bank of two effects, one of which brings its adapter."""
+    write_tiny_model(folder / "model")
+    write_bank(folder / "bank", EFFECTS, pairs=2, general=3, sources=1, test=1)
+    return folder
+
+
+def write_recipe(
+    path: Path, inputs: Path, output: str, changes: Mapping[str, Mapping[str, Any] | str] = {}
+) -> Path:
+    """A recipe of six rounds; ``changes`` are whole values, or fields of a section."""
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "bank": str(inputs / "bank"),
+        "output": output,
+        "model": {"path": str(inputs / "model")},
+        "teach": {"lora": {"rank": 2, "alpha": 4.0}, "steps": 2, "learning_rate": 1e-3},
+        "targets": {"sources": 2, "steps": 2, "guidance": 1.5, "batch": 4},
+        "student": {"steps": 4, "lora": {"rank": 2, "alpha": 2.0}},
+        "distill": {
+            "rounds": 6,
+            "batch": 2,
+            "fake_updates": 2,
+            "learning_rate": 1e-3,
+            "fake_learning_rate": 1e-3,
+            "ema": 0.5,
+            "guidance": 1.5,
+            "ta_fm_batch": 3,
+            "checkpoint_every": 3,
+        },
+        "evaluate": {"truth": "miniature", "photographs": 1, "bootstrap": 100},
+    }
+    for key, value in changes.items():
+        content[key] = value if isinstance(value, str) else content.get(key, {}) | dict(value)
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def pipeline(
+    environment: Mapping[str, str], *arguments: str | Path, timeout: float = 280
+) -> "subprocess.CompletedProcess[str]":
+    """A command of the pipeline in a process of its own."""
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    return subprocess.run(
+        command, env=dict(environment), capture_output=True, text=True, timeout=timeout
+    )
