@@ -223,10 +223,11 @@ def s3_errors(bucket: str, key: str) -> Iterator[None]:
     except ClientError as error:
         what, remedy = _refusal(error.response)
     except Boto3Error as error:
-        # S3UploadFailedError has the true one in its text alone.
-        what, remedy = " ".join(str(error).split())[-200:], f"see the reason; {AGAIN}"
-        if "NoSuchBucket" in what:
-            what, remedy = "no such bucket", "create it, or correct the address"
+        # An upload's failure has the server's answer behind it.
+        if isinstance(error.__context__, ClientError):
+            what, remedy = _refusal(error.__context__.response)
+        else:
+            what, remedy = " ".join(str(error).split())[-200:], f"see the reason; {AGAIN}"
     except BotoCoreError as error:
         what = f"the object store at {_endpoint()} does not answer ({type(error).__name__})"
         remedy = f"start it, or correct AWS_ENDPOINT_URL; {AGAIN}"

@@ -15,7 +15,6 @@ from pipeline.storage import atomic_folder, folder_is_whole, write_atomic
 from pipeline.tensor_store import TensorStore, stored_keys, write_part
 from tests.s3_proxy import s3_proxy
 from tests.s3_server import BUCKET, s3_server, settings
-from tests.tiny_run import write_recipe
 
 RUN = f"s3://{BUCKET}/run"
 
@@ -86,7 +85,8 @@ def test_a_dead_store_ends_a_command_with_one_line(
     with s3_proxy("http://127.0.0.1:9", {}) as (endpoint, _):
         pass  # a port where nobody listens any more
     use(monkeypatch, endpoint, tmp_path / "cache")
-    recipe = write_recipe(tmp_path / "r.yaml", tmp_path, f"{RUN}", {"bank": f"s3://{BUCKET}/bank"})
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"{{name: tiny, bank: s3://{BUCKET}/bank, output: {RUN}}}")
     started = time.monotonic()
     assert main(["run", str(recipe)]) == 1
     assert time.monotonic() - started < 60

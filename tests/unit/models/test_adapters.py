@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pipeline.models.adapters import BASE, Adapters, TeacherCache
 from pipeline.models.editor import Conditions
-from pipeline.models.lora_formats import LoraFile, LoraModule, write_lora
+from pipeline.models.lora_formats import LoraFile, LoraModule, content_hash, write_lora
 from pipeline.models.qwen_image_edit import QwenImageEditor
+from pipeline.problems import StorageError
 from tests.unit.tiny import (
     CHANNELS,
     COLUMNS,
@@ -229,9 +230,10 @@ def test_replace_writes_in_place(editor: QwenImageEditor) -> None:
 def files(editor: QwenImageEditor, tmp_path: Path) -> dict[str, Path]:
     made = {}
     for i in range(4):
-        made[f"hash{i}"] = tmp_path / f"{i}.safetensors"
+        path = tmp_path / f"{i}.safetensors"
         modules = tiny_lora(editor, {"attn.to_q": i + 1, "img_mod.1": 2}, {"attn.to_q": 2.5}, i)
-        write_lora(made[f"hash{i}"], modules, {})
+        write_lora(path, modules, {})
+        made[content_hash(path)] = path
     return made
 
 
@@ -239,6 +241,7 @@ def test_an_evicted_teacher_comes_back_the_same(
     editor: QwenImageEditor, files: dict[str, Path]
 ) -> None:
     adapters = Adapters(editor.transformer)
+    hash0, hash1, hash2, hash3 = files
     cache = TeacherCache(adapters, resident=2)
 
     def under(name: str) -> Tensor:
@@ -248,16 +251,16 @@ def test_an_evicted_teacher_comes_back_the_same(
 
     first = [under(name) for name in files]
     assert cache.loads == 4
-    assert torch.equal(under("hash3"), first[3])
+    assert torch.equal(under(hash3), first[3])
     assert cache.loads == 4
-    assert not adapters.state("hash0")
+    assert not adapters.state(hash0)
     # The least recently used goes: hash2 is the older of the two.
-    assert torch.equal(under("hash0"), first[0])
-    assert adapters.state("hash3")
-    assert not adapters.state("hash2")
+    assert torch.equal(under(hash0), first[0])
+    assert adapters.state(hash3)
+    assert not adapters.state(hash2)
     # From host memory: the file is no longer needed.
-    files["hash1"].unlink()
-    assert torch.equal(under("hash1"), first[1])
+    files[hash1].unlink()
+    assert torch.equal(under(hash1), first[1])
     assert cache.loads == 6
 
 
@@ -265,15 +268,28 @@ def test_one_batchs_teachers_are_resident_together(
     editor: QwenImageEditor, files: dict[str, Path]
 ) -> None:
     adapters = Adapters(editor.transformer)
+    hash0, hash1, hash2, hash3 = files
     cache = TeacherCache(adapters, resident=3)
 
     def ensure(*names: str) -> None:
         cache.ensure({name: files[name] for name in names})
 
-    ensure("hash0", "hash1", "hash2")
-    ensure("hash3", "hash0")
-    assert all(adapters.state(n) for n in ("hash0", "hash2", "hash3"))
+    ensure(hash0, hash1, hash2)
+    ensure(hash3, hash0)
+    assert all(adapters.state(n) for n in (hash0, hash2, hash3))
     with pytest.raises(ValueError, match="adapters_resident"):
         ensure(*files)
     with pytest.raises(ValueError, match="at least 1"):
         TeacherCache(adapters, resident=0)
+
+
+def test_a_file_that_is_not_what_its_key_says_is_refused_by_name(
+    editor: QwenImageEditor, files: dict[str, Path]
+) -> None:
+    cache = TeacherCache(Adapters(editor.transformer), resident=2)
+    key, path = next(iter(files.items()))
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 16
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=f"{path.name}: damaged, or replaced"):
+        cache.ensure({key: path})

@@ -185,9 +185,10 @@ def test_a_bank_may_mix_them(
     fresh = copy.deepcopy(editor.transformer)
     cache = TeacherCache(Adapters(fresh), resident=2)
     # Ours first: flattened names are looked up on a transformer that has adapters on it already.
-    for key, each in (("ours", tmp_path / "ours.safetensors"), ("theirs", path)):
-        cache.ensure({key: each})
-    with cache.adapters.use("ours", "theirs", "__base__"):
+    ours, theirs = content_hash(tmp_path / "ours.safetensors"), content_hash(path)
+    cache.ensure({ours: tmp_path / "ours.safetensors"})
+    cache.ensure({theirs: path})
+    with cache.adapters.use(ours, theirs, "__base__"):
         v = velocity(editor, fresh, copies=3)
     assert distance(v[1:2], expected) < TOLERANCE
     assert distance(v[:1], merged(editor, first)) < TOLERANCE
