@@ -1,11 +1,9 @@
 """Tie the teacher pool to the student group: a Ray Data stream into a Ray Train worker group."""
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +22,12 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.policy_board import PolicyBoard
+from actors.run_place import RunPlace
 from actors.student_worker import StudentArguments, train_loop
 from actors.teacher_pool import TeacherActor, TeacherPoolArguments
 from pipeline.config import PoolSettings, StudentGroupSettings
 
-SNAPSHOT = "checkpoint_manager_snapshot.json"
 OnMetrics = Callable[[dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class RunPlace:
-    """Where Ray Train keeps a run: ``storage/name``; the same place resumes the same run."""
-
-    storage: Path
-    name: str
-
-    def checkpointed_round(self) -> int:
-        """The next round according to the checkpoint that Ray Train will restore; 0 if none."""
-        snapshot = self.storage / self.name / SNAPSHOT
-        if not snapshot.exists():
-            return 0
-        latest = json.loads(snapshot.read_text()).get("latest_checkpoint_result")
-        return int(latest["metrics"]["round"]) if latest else 0
-
-    def latest_checkpoint(self) -> Path | None:
-        """The student folder of the checkpoint that Ray Train will restore."""
-        snapshot = self.storage / self.name / SNAPSHOT
-        if not snapshot.exists():
-            return None
-        latest = json.loads(snapshot.read_text()).get("latest_checkpoint_result")
-        if not latest:
-            return None
-        folder: str = latest["checkpoint_dir_name"]
-        return self.storage / self.name / folder / "student"
 
 
 def rollout_stream(

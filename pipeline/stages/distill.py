@@ -182,7 +182,8 @@ def distill(
 
     warm: see :func:`arguments_of`.
     """
-    from actors.student_group import RunPlace, run_student_group
+    from actors.run_place import RunPlace
+    from actors.student_group import run_student_group
 
     student, teachers = arguments_of(recipe, manifest, stores, run_key, warm)
     return run_student_group(
