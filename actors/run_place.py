@@ -150,3 +150,9 @@ class RunPlace:
             return None
         latest: dict[str, Any] | None = json.loads(path.read_bytes())["latest_checkpoint_result"]
         return latest
+
+
+def latest_run(storage: Path) -> RunPlace | None:
+    """Of the runs in a storage, the one that wrote a checkpoint last; None if none did."""
+    found = sorted(storage.glob(f"*/{SNAPSHOT}"), key=lambda path: path.stat().st_mtime)
+    return RunPlace(storage, found[-1].parent.name) if found else None

@@ -7,6 +7,7 @@ import ray
 
 from actors import session, student_group
 from actors.pool import through_pool
+from actors.run_place import RunPlace
 from pipeline.config import ClusterSettings, PoolSettings, StudentGroupSettings
 
 
@@ -59,7 +60,7 @@ def test_student_group_and_rollouts_ask_for_their_resources(
             None,  # type: ignore[arg-type]
             PoolSettings(resources={"teacher": 1.0}),
             StudentGroupSettings(num_cpus=2.0, num_gpus=1.0, resources={"student": 1.0}),
-            student_group.RunPlace(tmp_path, "placed"),
+            RunPlace(tmp_path, "placed"),
             lambda metrics: None,
         )
     assert asked == {
