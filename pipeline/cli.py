@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.editing.command import add_edit
 from pipeline.problems import InputError
+from pipeline.serving.command import add_app
 
 REPORTS = ("main", "ablation", "scale")
 STAGE_HELP = {
@@ -88,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--redraw", action="store_true", help="tables and figures from their JSON")
     bench.set_defaults(command=_bench)
     _add_convert(commands)
+    add_edit(commands)
+    add_app(commands)
     _add_miniature(commands)
     return parser
 

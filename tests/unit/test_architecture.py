@@ -32,6 +32,8 @@ FOR_ACTORS = {
     "problems",
     "prompting",
     "miniature",
+    "editing",
+    "serving",
 }
 
 
