@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,13 +99,15 @@ def _make(arguments: argparse.Namespace, export: "StudentExport", edits: Sequenc
 
     from pipeline.editing.files import open_all
     from pipeline.editing.grid import grid
-    from pipeline.editing.jobs import EditJob, bounded
+    from pipeline.editing.jobs import EditJob, prepare
     from pipeline.editing.student_editor import StudentEditor
     from pipeline.storage import write_atomic
 
     device, dtype = resolve_device(arguments.device, arguments.dtype)
     editor = StudentEditor(export, device, dtype)
     geometry = editor.editor.geometry
+    if geometry.sizes.square:
+        print("this base knows square pictures alone: each is cut to its middle", file=sys.stderr)
     unreadable: dict[Path, Problem] = {}
     done: list[Edit] = []
     progress = tqdm(total=len(edits), desc="edit", unit="picture")
@@ -112,7 +115,7 @@ def _make(arguments: argparse.Namespace, export: "StudentExport", edits: Sequenc
         images = open_all(chunk, unreadable)
         ready = [edit for edit in chunk if edit.source in images]
         jobs = [
-            EditJob(bounded(images[e.source], geometry), e.effects, e.seed, arguments.order)
+            EditJob(prepare(images[e.source], geometry), e.effects, e.seed, arguments.order)
             for e in ready
         ]
         for edit, picture in zip(ready, editor.edit(jobs), strict=True):
@@ -128,7 +131,7 @@ def _make(arguments: argparse.Namespace, export: "StudentExport", edits: Sequenc
         record = {"adapter": str(export.folder), "order": arguments.order, "edits": rows}
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
         write_atomic(arguments.out / RECORD_FILE, text.encode())
-        sheet = grid(done)
+        sheet = grid(done, geometry)
         write_atomic(arguments.out / GRID_FILE, sheet.save)
         for edit in done:
             print(edit.out)

@@ -17,7 +17,7 @@ MAX_SEED = 2**32 - 1
 class EditJob:
     """One picture to make.
 
-    image: RGB, as :func:`bounded` leaves it; effects: names, the first one first; seed: 0 to
+    image: RGB, as :func:`prepare` leaves it; effects: names, the first one first; seed: 0 to
     ``MAX_SEED``; order: two effects ``together`` are one instruction naming A, then B (the
     paper's composition, at the cost of one edit), ``in_turn`` B is an edit of A's outcome.
     """
@@ -28,14 +28,19 @@ class EditJob:
     order: Order = "together"
 
 
-def bounded(image: Image.Image, geometry: Geometry) -> Image.Image:
-    """The image, scaled down where its long side is more than twice that of an edit.
+def prepare(image: Image.Image, geometry: Geometry) -> Image.Image:
+    """What of a photograph is edited: all of it, or its middle where the base knows squares alone.
 
-    A model never sees more, and a picture that travels between processes should be small.
+    Scaled down where its long side is more than twice that of an edit: a model never sees more,
+    and a picture that travels between processes should be small.
     """
+    if geometry.sizes.square and image.width != image.height:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
     longest = 2 * geometry.sizes.side
     if max(image.size) <= longest:
         return image
     scale = longest / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from pipeline.editing.jobs import MAX_EFFECTS, MAX_SEED, EditJob, Order, bounded
+from pipeline.editing.jobs import MAX_EFFECTS, MAX_SEED, EditJob, Order, prepare
 from pipeline.editing.student_export import StudentExport
 from pipeline.images import read_image
 from pipeline.models.geometry import Geometry
@@ -82,7 +82,7 @@ class Application:
         self.edit = edit
         self.limits = limits
         self.metrics = Metrics()
-        self.sample = bounded(sample, geometry)
+        self.sample = prepare(sample, geometry)
         self.sample_photograph = _encode(_shrunk(sample), "JPEG")
         self.thumbnails = Thumbnails(cache, self.sample, self._picture)
         self.waiting = 0
@@ -142,7 +142,7 @@ class Application:
             problem = error.problems[0]
             status = 413 if problem.what.startswith("more than") else 422
             raise HTTPException(status, str(problem)) from None
-        return bounded(image, self.geometry)
+        return prepare(image, self.geometry)
 
 
 def build_api(application: Application, ready: Callable[[], Awaitable[bool]]) -> FastAPI:
@@ -164,6 +164,7 @@ def build_api(application: Application, ready: Callable[[], Awaitable[bool]]) ->
             "effects": list(export.prompts),
             "steps": export.steps,
             "side": application.geometry.sizes.side,
+            "square": application.geometry.sizes.square,
             "upload_bytes": application.limits.upload_bytes,
             "pixels": application.limits.pixels,
             "max_seed": MAX_SEED,
