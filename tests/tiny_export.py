@@ -1,31 +1,44 @@
-"""An export of a random student on a random model: for tests of what serves it, not of pictures."""
+"""An export of a random student on the miniature's base: for tests of what serves it."""
 
+from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 
 from pipeline.config import LoraSettings, ModelSettings, StudentSettings
 from pipeline.editing.student_export import StudentExport, read_export
 from pipeline.prompting import EffectPrompts
 from pipeline.stages.export import export_student
-from tests.tiny_model import WIDTH, write_tiny_model
 
+BASE = Path("pipeline/miniature/base")
+WIDTH = 128
 EFFECTS = ("snow", "fog", "sepia", "mosaic", "vignette", "night_rain", "old_film", "neon")
 STEPS = 3
 
 
-def write_tiny_export(folder: Path, effects: tuple[str, ...] = EFFECTS) -> StudentExport:
-    """``folder/model`` and ``folder/student``, read back."""
-    model = write_tiny_model(folder / "model")
+def write_tiny_export(folder: Path) -> StudentExport:
+    """``folder``, read back."""
     rng = torch.Generator().manual_seed(7)
     weights = {}
     for block in range(4):
         module = f"transformer_blocks.{block}.attn.to_q"
-        weights[f"{module}.lora_A"] = torch.randn(4, WIDTH, generator=rng) * 0.5
-        weights[f"{module}.lora_B"] = torch.randn(WIDTH, 4, generator=rng) * 0.5
-    prompts = [EffectPrompts(e, f"<{e}_T{i}>", f"make it {e}", e) for i, e in enumerate(effects)]
+        weights[f"{module}.lora_A"] = torch.randn(4, WIDTH, generator=rng) * 0.3
+        weights[f"{module}.lora_B"] = torch.randn(WIDTH, 4, generator=rng) * 0.3
+    prompts = [EffectPrompts(e, f"<{e}_T{i}>", f"make it {e}", e) for i, e in enumerate(EFFECTS)]
     lora = LoraSettings(rank=4, alpha=4.0)
     student = StudentSettings(steps=STEPS, shift=3.0, lora=lora)
-    settings = ModelSettings(path=str(model))
-    export_student(weights, lora, student, prompts, settings, "0" * 16, folder / "student")
-    return read_export(folder / "student")
+    settings = ModelSettings(path=str(BASE))
+    export_student(weights, lora, student, prompts, settings, "0" * 16, folder)
+    return read_export(folder)
+
+
+@cache
+def _written(root: Path) -> StudentExport:
+    return write_tiny_export(root / "tiny_export")
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> StudentExport:
+    """One export for all tests that only read it."""
+    return _written(tmp_path_factory.getbasetemp())
