@@ -120,7 +120,7 @@ def _paths(rng: random.Random) -> Iterator[Bad]:
         "%2fetc%2fpasswd",
         "snow%00.webp",
         "snow.webp",
-        "snow/../fog",
+        "snow%2f..%2ffog",
         "SNOW",
         "file:%2f%2f%2fetc%2fpasswd",
         "%f0%28%8c%bc",

@@ -2,9 +2,11 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import serve
 
 from actors.edit_service import ServiceSettings, Student
 from pipeline.editing.student_export import StudentExport
@@ -16,8 +18,11 @@ from tests.unit.serving.case import application, client
 
 @pytest.mark.timeout(300)
 def test_eight_effects_of_eight_users_are_one_batch(
-    tiny_export: StudentExport, tmp_path: Path
+    tiny_export: StudentExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Serve asks the replica that it is in how many requests may wait there, to warn of too few.
+    replica = SimpleNamespace(_deployment_config=SimpleNamespace(max_ongoing_requests=512))
+    monkeypatch.setattr(serve, "get_replica_context", lambda: replica)
     settings = ServiceSettings(
         export=tiny_export,
         device="cpu",
