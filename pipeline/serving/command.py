@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 NAME = "collectionlora"
 SAMPLE = Path(__file__).parents[1] / "miniature" / "photographs" / "test" / "chelsea.jpg"
+# Serve gives up on its own proxy after 15 s, within which a busy small machine does not start it.
+SERVE_ENVIRONMENT = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+}
 # Pictures on their way between two processes are all that the object store holds.
 OBJECT_STORE_BYTES = 200 * 2**20
 
@@ -136,7 +142,8 @@ def _serve(settings: "ServiceSettings", host: str, port: int) -> None:
 
     from actors.edit_service import bind
 
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    for name, value in SERVE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     quiet = {"log_to_driver": bool(os.environ.get("COLLECTIONLORA_ACTOR_LOGS"))}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(namespace=NAME, logging_level="warning", **quiet)
