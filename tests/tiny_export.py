@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from pipeline.config import LoraSettings, ModelSettings, StudentSettings
 from pipeline.editing.student_export import StudentExport, read_export
@@ -17,19 +18,24 @@ EFFECTS = ("snow", "fog", "sepia", "mosaic", "vignette", "night_rain", "old_film
 STEPS = 3
 
 
-def write_tiny_export(folder: Path) -> StudentExport:
-    """``folder``, read back."""
+def tiny_weights() -> dict[str, Tensor]:
+    """Random weights on the queries of four blocks, as ``Adapters.state`` names them."""
     rng = torch.Generator().manual_seed(7)
     weights = {}
     for block in range(4):
         module = f"transformer_blocks.{block}.attn.to_q"
         weights[f"{module}.lora_A"] = torch.randn(4, WIDTH, generator=rng) * 0.3
         weights[f"{module}.lora_B"] = torch.randn(WIDTH, 4, generator=rng) * 0.3
+    return weights
+
+
+def write_tiny_export(folder: Path) -> StudentExport:
+    """``folder``, read back."""
     prompts = [EffectPrompts(e, f"<{e}_T{i}>", f"make it {e}", e) for i, e in enumerate(EFFECTS)]
     lora = LoraSettings(rank=4, alpha=4.0)
     student = StudentSettings(steps=STEPS, shift=3.0, lora=lora)
     settings = ModelSettings(path=str(BASE))
-    export_student(weights, lora, student, prompts, settings, "0" * 16, folder)
+    export_student(tiny_weights(), lora, student, prompts, settings, "0" * 16, folder)
     return read_export(folder)
 
 
