@@ -4,10 +4,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RECIPE ?= pipeline/recipes/demo.yaml
 DEMO_EFFECTS := cyanotype,sunset,circle_mask,mirror_halves,snow,blind_shadows
+ADAPTER ?= runs/demo/student
+PORT ?= 8000
 # Small matrices: more BLAS threads than an actor asks for only fight each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo submit test test-slow lint ui clean
+.PHONY: setup demo submit test test-slow lint ui app clean
 
 setup: $(READY)
 
@@ -40,6 +42,10 @@ lint: $(READY)
 
 ui: $(READY)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/demo/mlflow.db --port 5000
+
+# An export's effects in a browser; `make demo` makes the first one.
+app: $(READY)
+	$(BIN)/collectionlora app --adapter $(ADAPTER) --port $(PORT)
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.editing.command import add_edit
 from pipeline.mirror import readable
 from pipeline.problems import InputError, storage_failure
+from pipeline.serving.command import add_app
 
 REPORTS = (
     "main",
@@ -110,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--redraw", action="store_true", help="tables and figures from their JSON")
     bench.set_defaults(command=_bench)
     _add_convert(commands)
+    add_edit(commands)
+    add_app(commands)
     _add_miniature(commands)
     _add_status(commands)
     return parser

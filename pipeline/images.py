@@ -1,5 +1,6 @@
 """Opening images that came from others: bounded, upright, RGB."""
 
+import io
 import struct
 import threading
 import warnings
@@ -44,43 +45,58 @@ def open_image(path: str | Path) -> Image.Image:
     """
     path = Path(path)
     if not path.is_file():
-        raise _refused(path, "", None, "no such image file", "add the file or correct the path")
+        raise _refused(
+            str(path), "", None, "no such image file", "add the file or correct the path"
+        )
+    return _read(path, str(path), MAX_PIXELS)
+
+
+def read_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image that came as bytes, as :func:`open_image` gives a file's; ``name`` is for messages.
+
+    Raises:
+        InputError: as :func:`open_image`, or more than ``max_pixels``.
+    """
+    return _read(io.BytesIO(content), name, max_pixels)
+
+
+def _read(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
     try:
-        with _open_header(path) as image:
-            _check_header(path, image)
+        with _open_header(source, name, max_pixels) as image:
+            _check_header(name, image, max_pixels)
             return _rgb(ImageOps.exif_transpose(image))
     except InputError:
         raise
     except _BROKEN as error:
         what = f"cannot be read as an image ({' '.join(str(error).split())[:120]})"
         raise _refused(
-            path, "content", None, what, "save it again as a whole JPEG, PNG, WebP or BMP"
+            name, "content", None, what, "save it again as a whole JPEG, PNG, WebP or BMP"
         ) from None
 
 
-def _open_header(path: Path) -> Image.Image:
+def _open_header(source: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
     # PIL warns of large images on its own scale; ours is checked next, with a better message.
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return Image.open(path, formats=FORMATS)
+            return Image.open(source, formats=FORMATS)
         except Image.DecompressionBombError:
-            what = f"more than {MAX_PIXELS} pixels"
-            raise _refused(path, "size", None, what, "scale it down") from None
+            what = f"more than {max_pixels} pixels"
+            raise _refused(name, "size", None, what, "scale it down") from None
 
 
-def _check_header(path: Path, image: Image.Image) -> None:
+def _check_header(name: str, image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     size = f"{width} x {height}"
     if min(width, height) < MIN_SIDE:
         what = f"smaller than {MIN_SIDE} px on a side"
-        raise _refused(path, "size", size, what, "replace it or remove its row")
-    if width * height > MAX_PIXELS:
-        what = f"more than {MAX_PIXELS} pixels"
-        raise _refused(path, "size", size, what, "scale it down")
+        raise _refused(name, "size", size, what, "replace it or remove its row")
+    if width * height > max_pixels:
+        what = f"more than {max_pixels} pixels"
+        raise _refused(name, "size", size, what, "scale it down")
     if image.mode.startswith(_DEEP_MODES):
         what = "more than 8 bits a channel"
-        raise _refused(path, "mode", image.mode, what, "save it as 8-bit RGB")
+        raise _refused(name, "mode", image.mode, what, "save it as 8-bit RGB")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -92,5 +108,5 @@ def _rgb(image: Image.Image) -> Image.Image:
     return white
 
 
-def _refused(path: Path, field: str, value: object, what: str, remedy: str) -> InputError:
-    return InputError([Problem(str(path), field, value, what, remedy)])
+def _refused(name: str, field: str, value: object, what: str, remedy: str) -> InputError:
+    return InputError([Problem(name, field, value, what, remedy)])

@@ -243,7 +243,8 @@ def build(
     """
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SIZES_FILE).write_text(json.dumps({"side": SIDE, "condition_side": CONDITION_SIDE}))
+    sizes = {"side": SIDE, "condition_side": CONDITION_SIDE, "square": True}
+    (folder / SIZES_FILE).write_text(json.dumps(sizes))
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
     losses_file = folder / "losses.json"
     if not losses_file.exists():

@@ -29,11 +29,13 @@ _KONTEXT_SIDE, _KONTEXT_MULTIPLE = 1024, 16
 class ImageSizes:
     """About how large pictures are, in pixels a side: edited, and shown to the text encoder.
 
-    The defaults are the stock pipelines' constants.
+    The defaults are the stock pipelines' constants. square: the base has seen square pictures
+    alone, and makes no good ones of another shape.
     """
 
     side: int = 1024
     condition_side: int = 384
+    square: bool = False
 
 
 def image_sizes(folder: Path) -> ImageSizes:

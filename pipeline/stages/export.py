@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.config import LoraSettings, ModelSettings, StudentSettings
+from pipeline.editing.student_export import EFFECTS_FILE
 from pipeline.models.families import Family, family_of
 from pipeline.models.lora_formats import WEIGHTS_FILE, Layout, LoraModule, write_lora
 from pipeline.prompting import EffectPrompts
@@ -14,7 +15,6 @@ from pipeline.storage import atomic_folder
 
 # In a folder of its own: stock diffusers looks for weights among all files beside each other.
 COMFYUI_FILE = "comfyui/collectionlora.safetensors"
-EFFECTS_FILE = "effects.json"
 
 
 def export_student(

@@ -34,6 +34,8 @@ FOR_ACTORS = {
     "problems",
     "prompting",
     "miniature",
+    "editing",
+    "serving",
 }
 
 

@@ -1,0 +1,1 @@
+"""Running an exported student: its folder, the sampler on it, the command."""

@@ -1,0 +1,1 @@
+"""An exported student as a web application: the HTTP API, the page and their limits."""
