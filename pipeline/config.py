@@ -94,9 +94,38 @@ class TeachSettings(Section):
     cosine: bool = False
 
 
-class PromptSettings(Section):
-    """Asymmetric orthogonal prompting (AOP, paper section 3.3)."""
+class EndpointSettings(Section):
+    """A vision-language model behind an OpenAI-compatible endpoint (Qwen-VL, vLLM).
 
+    url: up to ``/v1``; key_env: the environment variable that holds its key, if it wants one;
+    concurrency: requests in flight, of ``actors`` in all; timeout: seconds without a byte;
+    retries: of a request that fails; asks: of a question whose answers are unusable; price: USD
+    for a million tokens (in, out).
+    """
+
+    # No user:password@ in it: addresses are shown, keys never.
+    url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$", max_length=2048)]
+    model: Annotated[str, Field(pattern=r"\S", max_length=256)]
+    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
+    requests_per_minute: Annotated[float, Field(gt=0, le=10**6)] = 600.0
+    concurrency: Positive = 8
+    actors: Positive = 1
+    timeout: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    retries: Count = 6
+    asks: Positive = 6
+    price: tuple[Weight, Weight] = Field(default=(0.0, 0.0), strict=False)
+
+
+class PromptSettings(Section):
+    """Asymmetric orthogonal prompting (AOP, paper section 3.3).
+
+    endpoint: who writes the captions, in ``language``, from ``pairs`` random pairs of each effect;
+    without one the bank's captions and descriptions are taken.
+    """
+
+    endpoint: EndpointSettings | None = None
+    pairs: Annotated[int, Field(ge=1, le=8)] = 2
+    language: Literal["en", "any"] = "en"
     triggers: Literal["random", "none"] = "random"
     trigger_length: Annotated[int, Field(ge=4, le=16)] = 8
 
@@ -210,6 +239,22 @@ class ClusterSettings(Section):
     student_group: StudentGroupSettings = StudentGroupSettings()
 
 
+class JudgeSettings(Section):
+    """Judges of the field for full-size runs; each is optional, and a local folder or endpoint.
+
+    clip, dino: transformers folders; dreamsim: a folder of one transformers folder a branch;
+    vlm: the two-stage judge, asked ``passes`` times each (two give the judge's agreement with
+    itself); folders are run ``batch`` pictures at a time.
+    """
+
+    clip: PathText | None = None
+    dino: PathText | None = None
+    dreamsim: PathText | None = None
+    vlm: EndpointSettings | None = None
+    passes: Annotated[int, Field(ge=1, le=5)] = 2
+    batch: Positive = 16
+
+
 class EvaluateSettings(Section):
     """Held-out scores; ``truth: miniature`` knows each effect's true outcomes."""
 
@@ -219,6 +264,7 @@ class EvaluateSettings(Section):
     batch: Positive = 8
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     sheet_rows: Positive = 12
+    judges: JudgeSettings = JudgeSettings()
 
 
 class BenchSettings(Section):
@@ -337,7 +383,12 @@ def vary(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 def recipe_hash(recipe: Recipe) -> str:
     """Twelve hex digits over what decides the weights (not over who computes them, or where)."""
-    places = {"output", "cluster", "tracking", "evaluate", "bench", "name"}
+    places: dict[str, Any] = dict.fromkeys(
+        ("output", "cluster", "tracking", "evaluate", "bench", "name"), True
+    )
+    # Captions decide weights, and name them through what the encodings are keyed by; not their
+    # writer's address.
+    places["prompts"] = {"endpoint", "pairs", "language"}
     content = recipe.model_dump(mode="json", exclude=places)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -35,6 +35,16 @@ class Places:
         return self.cache / "evaluation"
 
     @property
+    def captions(self) -> Path:
+        """A vision-language model's captions, a file a question."""
+        return self.cache / "captions"
+
+    @property
+    def judgements(self) -> Path:
+        """The field's judges: a folder a judge, a file a score."""
+        return self.cache / "judgements"
+
+    @property
     def training(self) -> Path:
         """Ray Train's storage: one folder a recipe hash."""
         return self.output / "training"
@@ -42,6 +52,11 @@ class Places:
     @property
     def prompts(self) -> Path:
         return self.output / "prompts.json"
+
+    @property
+    def prompts_cost(self) -> Path:
+        """What a model's captions took: asks, requests, tokens, failures."""
+        return self.output / "prompts_cost.json"
 
     @property
     def history(self) -> Path:

@@ -32,6 +32,7 @@ FOR_ACTORS = {
     "problems",
     "prompting",
     "miniature",
+    "endpoint",
 }
 
 
