@@ -239,22 +239,6 @@ class ClusterSettings(Section):
     student_group: StudentGroupSettings = StudentGroupSettings()
 
 
-class JudgeSettings(Section):
-    """Judges of the field for full-size runs; each is optional, and a local folder or endpoint.
-
-    clip, dino: transformers folders; dreamsim: a folder of one transformers folder a branch;
-    vlm: the two-stage judge, asked ``passes`` times each (two give the judge's agreement with
-    itself); folders are run ``batch`` pictures at a time.
-    """
-
-    clip: PathText | None = None
-    dino: PathText | None = None
-    dreamsim: PathText | None = None
-    vlm: EndpointSettings | None = None
-    passes: Annotated[int, Field(ge=1, le=5)] = 2
-    batch: Positive = 16
-
-
 class EvaluateSettings(Section):
     """Held-out scores; ``truth: miniature`` knows each effect's true outcomes."""
 
@@ -264,7 +248,6 @@ class EvaluateSettings(Section):
     batch: Positive = 8
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     sheet_rows: Positive = 12
-    judges: JudgeSettings = JudgeSettings()
 
 
 class BenchSettings(Section):

@@ -122,10 +122,6 @@ def run_metrics(report: Report, method: str, effect: str | None = None) -> dict[
         for key, entry in metrics.items():
             flat[f"{prefix}{key}"] = entry["mean"]
             flat[f"{prefix}{key}_lo"], flat[f"{prefix}{key}_hi"] = entry["ci95"]
-    judges = block.get("judges", {})
-    for key, entry in (judges.get("effects", {}).get(effect) or judges.get("metrics", {})).items():
-        flat[f"judges/{key}"] = entry["mean"]
-        flat[f"judges/{key}_lo"], flat[f"judges/{key}_hi"] = entry["ci95"]
     return flat
 
 

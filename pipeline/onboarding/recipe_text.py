@@ -42,10 +42,6 @@ $cluster
 evaluate:
   truth: pairs         # outputs are held against the teachers' own
   photographs: $photographs
-  # judges:            # for full-size runs, each optional; see the README
-  #   clip: models/clip-vit-large-patch14
-  #   dino: models/dinov2-base
-  #   vlm: {url: "http://localhost:8000/v1", model: Qwen/Qwen3-VL-8B-Instruct}
 # prompts:             # captions by a vision-language model; without, descriptions are taken
 #   endpoint: {url: "http://localhost:8000/v1", model: Qwen/Qwen3-VL-8B-Instruct}
 """)
