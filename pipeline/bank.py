@@ -12,8 +12,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from pipeline.bank_files import bounded, inside, json_lines, parse, pictures_inside
+from pipeline.bank_pairs import pair_up, twins
+from pipeline.bank_pictures import held_out, photographs_of
 from pipeline.config_types import Name, PathText, Section
-from pipeline.images import SUFFIXES
 from pipeline.mirror import local_path, pinned
 from pipeline.problems import InputError, Problem, from_pydantic
 from pipeline.yaml_file import read_mapping
@@ -78,13 +79,14 @@ class _BankFile(Section):
     pairs: PathText | None = None
     general: PathText | None = None
     photographs: PathText | None = None
-    test: PathText | None = None
+    test: PathText | Annotated[tuple[PathText, ...], Field(strict=False)] | None = None
 
 
 class _EffectEntry(Section):
     name: EffectName
     prompt: Words
     adapter: PathText | None = None
+    pairs: PathText | None = None
     category: Name = "general"
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     description: Annotated[str, Field(max_length=8192)] = ""
@@ -158,9 +160,15 @@ def inspect_bank(path: str | Path, effects: Sequence[str] | None = None) -> Insp
         field: [] for field in ("pairs", "general", "photographs", "test")
     }
     pairs, with_rows = _pairs(file, content.pairs, declared, wanted, reports["pairs"])
+    in_folders = _pairs_in_folders(file, content.effects, found, reports["pairs"])
+    pairs = (*pairs, *in_folders)
+    if with_rows is not None:
+        with_rows |= {pair.effect for pair in in_folders}
     general = _general(file, content.general, reports["general"])
-    photographs = _photographs(file, "photographs", content.photographs, reports["photographs"])
-    test = _photographs(file, "test", content.test, reports["test"])
+    photographs = photographs_of(file, "photographs", content.photographs, reports["photographs"])
+    test = held_out(file, content.test, reports["test"])
+    if isinstance(content.test, tuple):
+        pairs, general, photographs = _less_held_out(test, pairs, general, photographs)
     for i, effect in found:
         if effect.adapter is None and with_rows is not None and effect.name not in with_rows:
             what = f"effect {effect.name!r} has neither pairs nor an adapter"
@@ -234,6 +242,11 @@ def _effects(
     triggers: dict[str, int] = {}
     found: list[tuple[int, Effect]] = []
     for i, data in enumerate(entries):
+        blank = isinstance(data, dict) and data.get("prompt", "missing") in (None, "")
+        if blank:
+            what, remedy = "the teacher prompt is blank", "write what the LoRA was trained with"
+            problems.append(Problem(str(file), f"effects.{i}.prompt", None, what, remedy))
+            data = data | {"prompt": "blank"}
         entry = parse(_EffectEntry, file, f"effects.{i}", data, problems)
         if entry is None:
             continue
@@ -255,9 +268,9 @@ def _effects(
         if entry.adapter is not None:
             place = f"effects.{i}.adapter"
             adapter = inside(file, file, place, entry.adapter, problems)
-        fields = entry.model_dump() | {"adapter": adapter}
+        fields = entry.model_dump(exclude={"pairs"}) | {"adapter": adapter}
         # A wrong adapter stays in the report; the effect is not also one without an adapter.
-        if entry.adapter is None or adapter is not None:
+        if not blank and (entry.adapter is None or adapter is not None):
             found.append((i, Effect(**fields)))
     return found
 
@@ -300,6 +313,34 @@ def _pairs(
     return tuple(pairs), with_rows
 
 
+def _pairs_in_folders(
+    file: Path,
+    entries: Sequence[Any],
+    found: Sequence[tuple[int, Effect]],
+    problems: list[Problem],
+) -> tuple[Pair, ...]:
+    """The pairs of the effects that name a folder of them."""
+    pairs: list[Pair] = []
+    for i, effect in found:
+        given, place = entries[i].get("pairs"), f"effects.{i}.pairs"
+        folder = None if given is None else inside(file, file, place, given, problems, "folder")
+        if folder is None:
+            continue
+        paired = pair_up(folder).pairs
+        if not paired:
+            remedy = "name them as the README says, such as 1_source.png and 1_target.png"
+            problems.append(Problem(str(file), place, given, "a folder without pairs", remedy))
+        for sources, target in paired:
+            paths = [path.relative_to(file.parent).as_posix() for path in (*sources, target)]
+            if len(sources) > MAX_SOURCES:
+                what = f"{len(sources)} sources for one target"
+                remedy = f"give up to {MAX_SOURCES}"
+                problems.append(Problem(str(file), place, paths[-1], what, remedy))
+            elif pictures_inside(file, file, place, paths, problems) is not None:
+                pairs.append(Pair(effect.name, sources, target))
+    return tuple(pairs)
+
+
 def _general(file: Path, given: str | None, problems: list[Problem]) -> tuple[Instruction, ...]:
     path = None if given is None else inside(file, file, "general", given, problems)
     if path is None:
@@ -314,21 +355,18 @@ def _general(file: Path, given: str | None, problems: list[Problem]) -> tuple[In
     return tuple(rows)
 
 
-def _photographs(
-    file: Path, place: str, given: str | None, problems: list[Problem]
-) -> tuple[Path, ...]:
-    if given is None:
-        return ()
-    folder = inside(file, file, place, given, problems, kind="folder")
-    if folder is None:
-        return ()
-    names = sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
+def _less_held_out(
+    test: Sequence[Path],
+    pairs: Sequence[Pair],
+    general: Sequence[Instruction],
+    photographs: Sequence[Path],
+) -> tuple[tuple[Pair, ...], tuple[Instruction, ...], tuple[Path, ...]]:
+    """What is trained on, less every picture that the bank lists as held out (by content)."""
+    pictures = {path for pair in pairs for path in (*pair.sources, pair.target)}
+    pictures |= {path for row in general for path in row.images} | set(photographs)
+    out = twins(test, pictures)
+    return (
+        tuple(p for p in pairs if out.isdisjoint((*p.sources, p.target))),
+        tuple(row for row in general if out.isdisjoint(row.images)),
+        tuple(path for path in photographs if path not in out),
     )
-    if not names:
-        remedy = f"add files ending in {', '.join(SUFFIXES)}, or remove the field"
-        problems.append(Problem(str(file), place, given, "a folder without images", remedy))
-    found = (inside(file, file, place, f"{given}/{name}", problems) for name in names)
-    return tuple(path for path in found if path is not None)

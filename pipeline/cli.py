@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="minutes, to try it; means nothing")
     bench.add_argument("--redraw", action="store_true", help="tables and figures from their JSON")
     bench.set_defaults(command=_bench)
+    _add_init(commands)
     _add_convert(commands)
     add_edit(commands)
     add_app(commands)
@@ -139,6 +140,18 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a field, such as distill.rounds=100; may be given again",
     )
+
+
+def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(
+        commands,
+        "init",
+        "write a bank and a recipe for a folder of LoRA files and image pairs",
+        "init effects --base models/qwen-image-edit-2509",
+    )
+    command.add_argument("folder", metavar="DIR", type=Path, help="where LoRAs and pairs lie")
+    command.add_argument("--base", type=Path, help="the model's diffusers folder; else asked for")
+    command.set_defaults(command=_init)
 
 
 def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -265,6 +278,12 @@ def _bench(arguments: argparse.Namespace) -> None:
     for name in reports:
         print(folder / f"{name}.md")
     print(folder / INDEX)
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    from pipeline.onboarding.init import init
+
+    print(init(arguments.folder, arguments.base))
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -111,7 +111,7 @@ def prepare(
 
     ``pairs`` encodes the pairs also of effects that bring their adapter.
     """
-    prompts = write_prompts(recipe, worded(recipe, bank, places, ray), places.prompts)
+    prompts = write_prompts(recipe, worded(recipe, bank, places, ray), places, ray)
     if until == "prompts":
         return None
 

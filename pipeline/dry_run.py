@@ -7,9 +7,9 @@ from pipeline.config import Recipe, recipe_hash
 from pipeline.models.lora_formats import transformer_shapes
 from pipeline.places import Places
 from pipeline.plan import round_slots
-from pipeline.prompting import make_prompts
 from pipeline.stages.distill import plan_settings
 from pipeline.stages.encode import collect, missing
+from pipeline.stages.prompts import plan_prompts
 from pipeline.stages.targets import plan_targets
 from pipeline.stages.teach import untaught
 from pipeline.tensor_store import stored_keys
@@ -19,7 +19,9 @@ from pipeline.types import EffectEntry, Manifest
 def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
     """A line a stage: what is missing, and the transformer forwards (a sample each) it takes."""
     places = Places.of(recipe.output)
-    prompts = make_prompts(bank.effects, recipe.prompts, recipe.seed)
+    planned = plan_prompts(recipe, bank, places)
+    prompts, asks = planned.prompts, len(planned.missing)
+    to_ask = f", {asks} captions to ask for (the rest follows from them)" if asks else ""
     collection, jobs = collect(recipe, bank, prompts)
     todo = missing(jobs.values(), stored_keys(places.encodings))
     every = [*collection.general, *(s for e in collection.effects for s in e.samples)]
@@ -42,7 +44,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
     taught = len(teachers) * recipe.teach.steps * recipe.teach.batch * 3
     lines = [
         f"recipe {recipe.name}, hash {recipe_hash(recipe)}, output {recipe.output}",
-        f"prompts   {len(prompts)} effects",
+        f"prompts   {len(prompts)} effects{to_ask}",
         f"encode    {len(todo)} of {len(jobs)} missing: {images} images, "
         f"{len(todo) - images} prompts; edits of {len(buckets)} shapes",
         f"teach     {len(teachers)} of {len(bank.effects)} teachers missing: {taught:,} forwards",

@@ -47,6 +47,11 @@ class Places:
         return self.cache / "evaluation"
 
     @property
+    def captions(self) -> Path:
+        """A vision-language model's captions, a file a question."""
+        return self.cache / "captions"
+
+    @property
     def training(self) -> Path:
         """Ray Train's storage: one folder a recipe hash."""
         return self.output / "training"
@@ -54,6 +59,11 @@ class Places:
     @property
     def prompts(self) -> Path:
         return self.output / "prompts.json"
+
+    @property
+    def prompts_cost(self) -> Path:
+        """What a model's captions took: asks, requests, tokens, failures."""
+        return self.output / "prompts_cost.json"
 
     @property
     def history(self) -> Path:

@@ -135,9 +135,9 @@ def _check_uses(file: str, recipe: Recipe, bank: Bank, broken: frozenset[str]) -
                 what = f"the miniature does not know effect {effect.name!r}"
                 remedy = "set evaluate.truth to pairs, or take the miniature's effects only"
                 yield Problem(file, "evaluate.truth", "miniature", what, remedy)
-        if not bank.test and "test" not in broken:
-            what = "no held-out photographs, which evaluate.truth miniature needs"
-            yield lacks("test", what, "add a folder of photographs that nothing is trained on")
+    if not bank.test and "test" not in broken:
+        what = "no held-out photographs, which the evaluation edits"
+        yield lacks("test", what, "add a folder of photographs that nothing is trained on")
 
 
 def _check_sources(recipe: Recipe, bank: Bank) -> Iterable[Problem]:

@@ -138,7 +138,8 @@ def collect(
     )
     general = tuple(encodings.sample(row.images, row.prompt, row.prompt) for row in bank.general)
     held_out = bank.test[: recipe.evaluate.photographs]
-    test = tuple(_test_source(encodings, path, prompts) for path in held_out)
+    named = zip(held_out, photograph_names(held_out), strict=True)
+    test = tuple(_test_source(encodings, path, name, prompts) for path, name in named)
     return Collection(effects, general, test), encodings.jobs
 
 
@@ -196,11 +197,22 @@ def _effect(
     return EffectSources(effect, taught, samples)
 
 
-def _test_source(encodings: Encodings, path: Path, prompts: Sequence[EffectPrompts]) -> TestSource:
+def photograph_names(paths: Sequence[Path]) -> list[str]:
+    """Held-out pictures' names: their stems, with the folder before those that several share."""
+    stems = [path.stem for path in paths]
+    return [
+        path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}_{path.stem}"
+        for path in paths
+    ]
+
+
+def _test_source(
+    encodings: Encodings, path: Path, name: str, prompts: Sequence[EffectPrompts]
+) -> TestSource:
     bare = encodings.sample((path,), NEGATIVE_PROMPT, NEGATIVE_PROMPT)
     return TestSource(
         path=str(path),
-        photograph=path.stem,
+        photograph=name,
         source=bare.sources[0],
         null_prompt=bare.null_prompt,
         teacher_prompts={p.effect: encodings.prompt(p.teacher, (path,)) for p in prompts},

@@ -36,6 +36,7 @@ FOR_ACTORS = {
     "miniature",
     "editing",
     "serving",
+    "endpoint",
 }
 
 
