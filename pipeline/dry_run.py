@@ -77,7 +77,9 @@ def forwards_per_student_update(recipe: Recipe, bank: Bank) -> tuple[float, floa
     anchors = d.ta_fm_batch / d.batch if d.ta_fm_batch else share
     student = 3 * d.fake_updates + 3 + 1 + 4 * ts
     student += 3 * anchors if d.losses.ta_fm > 0 else 0.0
-    return student, recipe.student.steps + 2 + 3 * ts
+    # A teacher at guidance 1 has no unconditional half.
+    scores = 1 if d.guidance == 1 else 2
+    return student, recipe.student.steps + scores + (1 + scores) * ts
 
 
 def lora_parameters(recipe: Recipe) -> int:
