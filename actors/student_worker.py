@@ -18,6 +18,10 @@ from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoi
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
+from pipeline.models.loading import BaseRows
+from pipeline.models.local import local_model
+from pipeline.models.quantization import Quantize
+from pipeline.models.sharding import shard_transformer
 from pipeline.plan import PlanSettings
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Manifest, Rollout
@@ -44,19 +48,34 @@ class StudentArguments:
     recipe_hash: str
     board: str
     namespace: str
+    quantize: Quantize | None = None
+    shard: bool = False
 
 
 def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTrainer:
     """Build the student's half in this process: base, two adapters, two optimizers."""
     torch.set_num_threads(arguments.threads)
     dtype = getattr(torch, arguments.dtype)
-    editor = load_editor(arguments.model, ["transformer"], arguments.device, dtype)
+    sharded = arguments.shard and workers > 1
+    editor = load_editor(
+        arguments.model,
+        ["transformer"],
+        arguments.device,
+        dtype,
+        arguments.quantize,
+        weights=not sharded or arguments.quantize is not None,
+    )
     if arguments.gradient_checkpointing:
         editor.transformer.enable_gradient_checkpointing()
     adapters = Adapters(editor.transformer)
     for offset, name in enumerate((STUDENT, FAKE)):
         seed = 2 * arguments.plan.seed + offset
-        adapters.add(name, arguments.rank, arguments.alpha, arguments.modules, seed)
+        lora = arguments.rank, arguments.alpha, arguments.modules
+        adapters.add(name, *lora, seed, device="cpu" if sharded else None)
+    if sharded:
+        whole_base = arguments.quantize is not None
+        rows = None if whole_base else BaseRows(local_model(arguments.model))
+        shard_transformer(editor.transformer, editor.device, rows)
     return StudentTrainer(
         editor=editor,
         adapters=adapters,
@@ -64,7 +83,7 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
         manifest=Manifest.from_dict(arguments.manifest),
         plan=arguments.plan,
         settings=arguments.settings,
-        all_reduce=_mean_over_group if workers > 1 else _alone,
+        all_reduce=_mean_over_group if workers > 1 and not sharded else _alone,
     )
 
 
@@ -89,8 +108,9 @@ def train_loop(config: dict[str, Any]) -> None:
         check_version(rollout, round_index, arguments.lag)
         metrics = trainer.update(rollout, round_index, rank)
         round_index += 1
+        policy = trainer.policy(keep=rank == 0) if rank == 0 or arguments.shard else {}
         if rank == 0:
-            recent.append(trainer.policy())
+            recent.append(policy)
             publish(board, round_index, recent[-1])
             now = time.monotonic()
             metrics |= {
@@ -139,14 +159,14 @@ def report_checkpoint(
     policies: list[dict[str, Tensor]],
     rank: int,
 ) -> None:
-    """Rank 0 saves; every rank reports, for ``report`` is a barrier."""
+    """Rank 0 saves what all gather; every rank reports, for ``report`` is a barrier."""
     metrics = {"round": round_index}
-    if rank != 0:
-        ray.train.report(metrics)
-        return
     with tempfile.TemporaryDirectory() as folder:
         progress = Progress(round_index, recipe_hash, policies)
-        save_checkpoint(Path(folder) / "student", trainer, progress)
+        save_checkpoint(Path(folder) / "student", trainer, progress, write=rank == 0)
+        if rank != 0:
+            ray.train.report(metrics)
+            return
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from pipeline.models.quantization import Quantize
 from pipeline.problems import InputError, Problem, from_pydantic
 from pipeline.yaml_file import parse_yaml, read_mapping
 
@@ -68,11 +69,21 @@ class Section(BaseModel):
 
 
 class ModelSettings(Section):
-    """The frozen base: a diffusers folder, whose ``model_index.json`` says its family."""
+    """The frozen base: a diffusers folder, whose ``model_index.json`` says its family.
+
+    path: a folder, ``s3://bucket/prefix`` or ``hf://owner/name``; quantize: how the linear layers
+    of the transformer's blocks are stored, for teachers and student alike (null: in ``dtype``).
+    """
 
     path: PathText = "pipeline/miniature/base"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantize: Quantize | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def precision(self) -> str:
+        """What the base's numbers depend on beside its weights, for content keys."""
+        return self.dtype if self.quantize is None else f"{self.dtype}-{self.quantize}"
 
 
 class LoraSettings(Section):
@@ -192,7 +203,10 @@ class PoolSettings(Section):
 
 
 class StudentGroupSettings(Section):
-    """The Ray Train worker group."""
+    """The Ray Train worker group; ``shard``: base, adapters and moments cut over it (FSDP2).
+
+    A quantised base is not cut, only what is trained.
+    """
 
     workers: Positive = 1
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
@@ -200,6 +214,7 @@ class StudentGroupSettings(Section):
     resources: Resources = {}
     threads: Positive = 1
     max_failures: Annotated[int, Field(ge=-1)] = 3
+    shard: bool = False
 
 
 class ClusterSettings(Section):
@@ -339,6 +354,9 @@ def recipe_hash(recipe: Recipe) -> str:
     """Twelve hex digits over what decides the weights (not over who computes them, or where)."""
     places = {"output", "cluster", "tracking", "evaluate", "bench", "name"}
     content = recipe.model_dump(mode="json", exclude=places)
+    if recipe.model.quantize is None:
+        # As before there was the field: runs that began then go on.
+        del content["model"]["quantize"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

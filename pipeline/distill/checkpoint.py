@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.models.sharding import own_part, whole
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
+from pipeline.models.sharding import own_part, whole
 from pipeline.problems import InputError, Problem
 from pipeline.storage import atomic_folder, folder_is_whole
 

@@ -17,9 +17,9 @@ from pipeline.distill.losses import dmd_gradient, dmd_loss, flow_matching_loss
 from pipeline.distill.noise import gaussian_batch
 from pipeline.distill.rates import RateSettings, rate_at
 from pipeline.distill.schedule import add_noise, as_sigma, predict_x0, student_sigmas
-from pipeline.models.sharding import whole
 from pipeline.models.adapters import Adapters
 from pipeline.models.editor import Conditions, Editor, concatenate
+from pipeline.models.sharding import whole
 from pipeline.plan import PlanSettings, Slot, round_anchors, round_slots
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Manifest, Rollout
@@ -265,6 +265,8 @@ class StudentTrainer:
         self.all_reduce([p.grad for p in parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip)
         optimizer.step()
+        # The other adapter's update must not find these still on the card.
+        optimizer.zero_grad(set_to_none=True)
         return whole(norm).item()
 
     @torch.no_grad()

@@ -59,10 +59,12 @@ class Adapters:
         modules: Sequence[str],
         seed: int,
         masters: bool = True,
+        device: str | None = None,
     ) -> None:
         """Add an untrained adapter (A seeded uniform, B zero) on blocks' layers ending so.
 
-        In fp32, or, without ``masters``, at the base's precision: to run it, not to train it.
+        In fp32, or, without ``masters``, at the base's precision: to run it, not to train it. On
+        the layers' device, or on another: beside a base that has no weights yet.
 
         Raises:
             ValueError: no module of the transformer matches.
@@ -74,7 +76,7 @@ class Adapters:
         if not names:
             raise ValueError(f"no module of the transformer ends in any of {', '.join(modules)}")
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, init_lora_weights=True)
-        self._inject(config, name, torch.float32 if masters else self.dtype)
+        self._inject(config, name, torch.float32 if masters else self.dtype, device)
         generator = torch.Generator().manual_seed(seed)
         for layer in self._layers_with(name).values():
             down = layer.lora_A[name].weight
@@ -175,7 +177,9 @@ class Adapters:
         dtype: torch.dtype = self.transformer.dtype
         return dtype
 
-    def _inject(self, config: LoraConfig, name: str, dtype: torch.dtype) -> None:
+    def _inject(
+        self, config: LoraConfig, name: str, dtype: torch.dtype, device: str | None = None
+    ) -> None:
         # peft's injection selects an adapter and decides anew what is trained: undo both.
         trained = [p for p in self._all_parameters() if p.requires_grad]
         with warnings.catch_warnings():
@@ -189,6 +193,8 @@ class Adapters:
             layer.cast_input_dtype_enabled = False
             for halves in (layer.lora_A, layer.lora_B):
                 weight = halves[name].weight.to(dtype)
+                if device is not None:
+                    weight = torch.empty_like(weight, device=device)
                 halves[name] = MasterLinear(*reversed(weight.shape), bias=False, device="meta")
                 halves[name].weight = nn.Parameter(weight)
         for parameter in self._all_parameters():

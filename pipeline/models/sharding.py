@@ -17,16 +17,19 @@ from torch.distributed.tensor import DTensor, Shard
 ReadRows = Callable[[str, int, int], Tensor]
 
 
-def shard_transformer(transformer: nn.Module, device: torch.device, read: ReadRows) -> None:
+def shard_transformer(transformer: nn.Module, device: torch.device, read: ReadRows | None) -> None:
     """Shard a transformer with its adapters over the process group, in place.
 
-    The adapters are whole, alike in every process. The base may be on the meta device: each
-    process then reads its own rows, and none ever holds more of the base than these.
+    The adapters are whole, alike in every process. The base is on the meta device: each process
+    reads its own rows, and none ever holds more of the base than these. Without ``read`` the base
+    stays whole in every process, as a quantised one must.
 
     transformer: diffusers', whose blocks are in its ``ModuleList`` s.
     """
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     dtype = next(p.dtype for p in transformer.parameters())
+    base = {p for name, p in transformer.named_parameters() if ".lora_" not in name}
+    kept = base if read is None else set()
     policy = MixedPrecisionPolicy()
     if dtype != torch.float32:
         # Masters are gathered at the base's precision; their gradients are averaged in fp32.
@@ -34,8 +37,10 @@ def shard_transformer(transformer: nn.Module, device: torch.device, read: ReadRo
             param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     for block in _blocks(transformer):
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(transformer, mesh=mesh, mp_policy=policy)
+        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=kept)
+    fully_shard(transformer, mesh=mesh, mp_policy=policy, ignored_params=kept)
+    if read is None:
+        return
     for module_name, module in transformer.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta:

@@ -82,7 +82,7 @@ def joint_lora(
         [[list(s.sources), s.teacher_prompt, s.null_prompt, target] for s, target in pairs],
         settings.model_dump(mode="json", exclude={"lora"}),
         lora.model_dump(mode="json"),
-        recipe.model.dtype,
+        recipe.model.precision,
         seed,
     )
     path = folder / f"joint-{key}.safetensors"

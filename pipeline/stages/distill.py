@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.config import Recipe
 from pipeline.distill.rates import RateSettings
 from pipeline.distill.update import UpdateSettings
+from pipeline.models.local import absolute
 from pipeline.plan import PlanSettings, count_buckets
 from pipeline.types import Manifest
 
@@ -66,9 +67,11 @@ def arguments_of(
     pool, group = recipe.cluster.teacher_pool, recipe.cluster.student_group
     folders, board = tuple(str(s.resolve()) for s in stores), f"policies-{run_key}"
     student = StudentArguments(
-        model=str(Path(recipe.model.path).resolve()),
+        model=absolute(recipe.model.path),
         device=device_of(recipe.model, group.num_gpus),
         dtype=recipe.model.dtype,
+        quantize=recipe.model.quantize,
+        shard=group.shard,
         threads=group.threads,
         gradient_checkpointing=recipe.distill.gradient_checkpointing,
         rank=lora.rank,
@@ -88,6 +91,7 @@ def arguments_of(
         model=student.model,
         device=device_of(recipe.model, pool.num_gpus),
         dtype=recipe.model.dtype,
+        quantize=recipe.model.quantize,
         threads=pool.threads,
         rank=lora.rank,
         alpha=lora.alpha,
