@@ -1,4 +1,4 @@
-"""A base of 8 bits a weight: it loads, adapters go on it, and gradients still point the same way."""
+"""A base of 8 bits a weight: it loads, adapters go on it, gradients still point the same way."""
 
 from pathlib import Path
 
