@@ -203,10 +203,7 @@ class PoolSettings(Section):
 
 
 class StudentGroupSettings(Section):
-    """The Ray Train worker group; ``shard``: base, adapters and moments cut over it (FSDP2).
-
-    A quantised base is not cut, only what is trained.
-    """
+    """The Ray Train worker group."""
 
     workers: Positive = 1
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
@@ -214,7 +211,6 @@ class StudentGroupSettings(Section):
     resources: Resources = {}
     threads: Positive = 1
     max_failures: Annotated[int, Field(ge=-1)] = 3
-    shard: bool = False
 
 
 class ClusterSettings(Section):

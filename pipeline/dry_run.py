@@ -103,7 +103,7 @@ def memory_lines(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> l
 
 def memory_load(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> Load:
     """What a recipe asks of a process, in its largest bucket."""
-    d, group = recipe.distill, recipe.cluster.student_group
+    d = recipe.distill
     terms = 1 + (d.losses.dmd_ts > 0) + (d.losses.ta_fm > 0 and d.ta_fm_batch == 0)
     scores = d.batch * (1 + (d.losses.dmd_ts > 0))
     pictures = [sum(rows * columns for _, rows, columns in shapes) for shapes in buckets]
@@ -112,7 +112,7 @@ def memory_load(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> Lo
         bytes_a_weight=4 if recipe.model.dtype == "float32" else 2,
         quantized=recipe.model.quantize is not None,
         lora=lora_parameters(recipe),
-        workers=group.workers if group.shard else 1,
+        workers=1,
         checkpointing=d.gradient_checkpointing,
         average=d.ema > 0,
         samples=terms * d.batch + d.ta_fm_batch,

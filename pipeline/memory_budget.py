@@ -15,7 +15,7 @@ CARDS = (24, 40, 48, 80, 96, 141)
 OVERHEAD = 2 * GB
 # Per token and width, what autograd keeps of one block that is computed again in the backward,
 # and what a block holds at once without gradients.
-KEPT, HELD = 44, 14
+KEPT, HELD = 24, 14
 
 
 @dataclass(frozen=True)
@@ -129,5 +129,5 @@ def describe(name: str, budget: Budget) -> list[str]:
 
 def _cards(cards: Sequence[int]) -> str:
     if not cards:
-        return f"none of {', '.join(map(str, CARDS))} GB: shard, quantize, or a smaller batch"
+        return f"none of {', '.join(map(str, CARDS))} GB: quantize, or a smaller batch"
     return f"cards of {', '.join(map(str, cards))} GB"

@@ -71,7 +71,6 @@ def arguments_of(
         device=device_of(recipe.model, group.num_gpus),
         dtype=recipe.model.dtype,
         quantize=recipe.model.quantize,
-        shard=group.shard,
         threads=group.threads,
         gradient_checkpointing=recipe.distill.gradient_checkpointing,
         rank=lora.rank,

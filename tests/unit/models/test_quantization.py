@@ -23,10 +23,8 @@ pytest.importorskip("torchao")
 class Student:
     """The miniature with one adapter on it, at bf16, and a flow-matching loss on fixed samples."""
 
-    def __init__(self, quantize: Quantize | None) -> None:
-        self.editor = load_editor(
-            BASE_FOLDER, ["transformer"], dtype=torch.bfloat16, quantize=quantize
-        )
+    def __init__(self, quantize: Quantize | None, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.editor = load_editor(BASE_FOLDER, ["transformer"], dtype=dtype, quantize=quantize)
         self.adapters = Adapters(self.editor.transformer)
         self.adapters.add("student", 8, 8.0, MODULES, seed=1)
         self.adapters.train_only("student")
@@ -105,8 +103,8 @@ def test_gradients_point_as_bf16s_do_and_the_student_learns(exact: Student, kind
 
 @torch.no_grad()
 def test_a_batch_may_mix_adapters_on_it() -> None:
-    student = Student("int8")
+    student = Student("int8", torch.float32)
     mixed = student.velocity("student", BASE, BASE, "student")
     for i, name in enumerate(("student", BASE, BASE, "student")):
-        assert (mixed[i] - student.velocity(name)[i]).abs().max() < 0.1
-    assert (mixed[1] - student.velocity("student")[1]).abs().max() > 0.2
+        assert (mixed[i] - student.velocity(name)[i]).abs().max() < 1e-3
+    assert (mixed[1] - student.velocity("student")[1]).abs().max() > 0.05
