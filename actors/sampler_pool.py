@@ -19,6 +19,7 @@ from pipeline.evaluation.effectbench import EvalRow, cost_key
 from pipeline.mirror import local_path
 from pipeline.models.adapters import BASE, Adapters, TeacherCache
 from pipeline.models.families import load_editor
+from pipeline.models.quantization import Quantize
 from pipeline.tensor_store import TensorStore, write_part
 from pipeline.types import Sample
 
@@ -41,10 +42,11 @@ class SamplerActor:
         adapters_resident: int,
         stores: list[str],
         folder: str,
+        quantize: Quantize | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         precision = getattr(torch, dtype)
-        self.editor = load_editor(model, ["transformer", "vae"], device, precision)
+        self.editor = load_editor(model, ["transformer", "vae"], device, precision, quantize)
         self.adapters = Adapters(self.editor.transformer)
         self.resident = TeacherCache(self.adapters, adapters_resident)
         self.store = TensorStore([local_path(s) for s in stores])

@@ -20,6 +20,7 @@ from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSetting
 from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
+from pipeline.models.quantization import Quantize
 from pipeline.plan import PlanSettings
 from pipeline.problems import disk_errors
 from pipeline.tensor_store import TensorStore
@@ -49,13 +50,20 @@ class StudentArguments:
     recipe_hash: str
     board: str
     namespace: str
+    quantize: Quantize | None = None
 
 
 def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTrainer:
     """Build the student's half in this process: base, two adapters, two optimizers."""
     torch.set_num_threads(arguments.threads)
     dtype = getattr(torch, arguments.dtype)
-    editor = load_editor(arguments.model, ["transformer"], arguments.device, dtype)
+    editor = load_editor(
+        arguments.model,
+        ["transformer"],
+        arguments.device,
+        dtype,
+        arguments.quantize,
+    )
     if arguments.gradient_checkpointing:
         editor.transformer.enable_gradient_checkpointing()
     adapters = Adapters(editor.transformer)
@@ -147,14 +155,14 @@ def report_checkpoint(
     policies: list[dict[str, Tensor]],
     rank: int,
 ) -> None:
-    """Rank 0 saves; every rank reports, for ``report`` is a barrier."""
+    """Rank 0 saves what all gather; every rank reports, for ``report`` is a barrier."""
     metrics = {"round": round_index}
-    if rank != 0:
-        ray.train.report(metrics)
-        return
     with disk_errors("the run's checkpoint"), tempfile.TemporaryDirectory() as folder:
         progress = Progress(round_index, recipe_hash, policies)
-        save_checkpoint(Path(folder) / "student", trainer, progress)
+        save_checkpoint(Path(folder) / "student", trainer, progress, write=rank == 0)
+        if rank != 0:
+            ray.train.report(metrics)
+            return
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 

@@ -14,6 +14,7 @@ from pipeline.distill.sampler import sample_teacher
 from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters, TeacherCache
 from pipeline.models.families import load_editor
+from pipeline.models.quantization import Quantize
 from pipeline.tensor_store import TensorStore, write_part
 from pipeline.types import TargetJob
 
@@ -36,9 +37,11 @@ class TargetActor:
         steps: int,
         guidance: float,
         keep_norm: bool,
+        quantize: Quantize | None = None,
     ) -> None:
         torch.set_num_threads(threads)
-        self.editor = load_editor(model, ["transformer"], device, getattr(torch, dtype))
+        precision = getattr(torch, dtype)
+        self.editor = load_editor(model, ["transformer"], device, precision, quantize)
         self.adapters = Adapters(self.editor.transformer)
         self.teachers = TeacherCache(self.adapters, adapters_resident)
         self.store = TensorStore([local_path(s) for s in stores])

@@ -13,6 +13,7 @@ from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
 from pipeline.models.lora_formats import LoraModule, write_lora
+from pipeline.models.quantization import Quantize
 from pipeline.storage import seal
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Bucket, Sample
@@ -37,10 +38,11 @@ def teach_effect(
     lora: LoraSettings,
     plan: TeachPlan,
     stores: tuple[str, ...],
+    quantize: Quantize | None = None,
 ) -> tuple[str, float]:
     """Train one teacher and write its LoRA atomically; returns (effect, final loss)."""
     torch.set_num_threads(threads)
-    editor = load_editor(model, ["transformer"], device, getattr(torch, dtype))
+    editor = load_editor(model, ["transformer"], device, getattr(torch, dtype), quantize)
     adapters = Adapters(editor.transformer)
     adapters.add(TEACHER, lora.rank, lora.alpha, lora.modules, seed=plan.seed)
     store = TensorStore([local_path(s) for s in stores])

@@ -10,6 +10,7 @@ from pipeline.distill.rollout import STUDENT, RolloutWorker
 from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters, TeacherCache
 from pipeline.models.families import load_editor
+from pipeline.models.quantization import Quantize
 from pipeline.plan import PlanSettings
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Manifest, Rollout
@@ -34,15 +35,18 @@ class TeacherPoolArguments:
     lag: int
     board: str
     namespace: str
+    quantize: Quantize | None = None
 
 
 def rollout_worker(arguments: TeacherPoolArguments) -> RolloutWorker:
     """Build the rollout half in this process."""
     torch.set_num_threads(arguments.threads)
     dtype = getattr(torch, arguments.dtype)
-    editor = load_editor(arguments.model, ["transformer"], arguments.device, dtype)
+    quantize, device = arguments.quantize, arguments.device
+    editor = load_editor(arguments.model, ["transformer"], device, dtype, quantize)
     adapters = Adapters(editor.transformer)
-    adapters.add(STUDENT, arguments.rank, arguments.alpha, arguments.modules, seed=0)
+    lora = arguments.rank, arguments.alpha, arguments.modules
+    adapters.add(STUDENT, *lora, seed=0, masters=False)
     return RolloutWorker(
         editor=editor,
         adapters=adapters,

@@ -18,6 +18,8 @@ from pydantic_core import ErrorDetails
 
 from pipeline.config_cluster import PoolSettings as PoolSettings
 from pipeline.config_cluster import StudentGroupSettings as StudentGroupSettings
+from pipeline.config_prompts import EndpointSettings as EndpointSettings
+from pipeline.config_prompts import PromptSettings as PromptSettings
 from pipeline.config_reports import GrowthReport, ReportSizes
 from pipeline.config_types import (
     Count,
@@ -30,6 +32,7 @@ from pipeline.config_types import (
     Share,
     Weight,
 )
+from pipeline.models.quantization import Quantize
 from pipeline.problems import InputError, Problem, from_pydantic
 from pipeline.yaml_file import parse_yaml, read_mapping
 
@@ -56,11 +59,21 @@ MODULES = (
 
 
 class ModelSettings(Section):
-    """The frozen base: a diffusers folder, whose ``model_index.json`` says its family."""
+    """The frozen base: a diffusers folder, whose ``model_index.json`` says its family.
+
+    path: a folder, ``s3://bucket/prefix`` or ``hf://owner/name``; quantize: how the linear layers
+    of the transformer's blocks are stored, for teachers and student alike (null: in ``dtype``).
+    """
 
     path: PathText = "pipeline/miniature/base"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantize: Quantize | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def precision(self) -> str:
+        """What the base's numbers depend on beside its weights, for content keys."""
+        return self.dtype if self.quantize is None else f"{self.dtype}-{self.quantize}"
 
 
 class LoraSettings(Section):
@@ -80,44 +93,6 @@ class TeachSettings(Section):
     learning_rate: Rate = 1e-4
     ema: Share = 0.0
     cosine: bool = False
-
-
-class EndpointSettings(Section):
-    """A vision-language model behind an OpenAI-compatible endpoint (Qwen-VL, vLLM).
-
-    url: up to ``/v1``; key_env: the environment variable that holds its key, if it wants one;
-    concurrency: requests in flight, of ``actors`` in all; timeout: seconds without a byte;
-    retries: of a request that fails; asks: of a question whose answers are unusable; price: USD
-    for a million tokens (in, out).
-    """
-
-    # No user:password@ in it: addresses are shown, keys never.
-    url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$", max_length=2048)]
-    model: Annotated[str, Field(pattern=r"\S", max_length=256)]
-    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
-    requests_per_minute: Annotated[float, Field(gt=0, le=10**6)] = 600.0
-    concurrency: Positive = 8
-    actors: Positive = 1
-    timeout: Annotated[float, Field(gt=0, le=3600)] = 120.0
-    retries: Count = 6
-    asks: Positive = 6
-    price: tuple[Weight, Weight] = Field(default=(0.0, 0.0), strict=False)
-
-
-class PromptSettings(Section):
-    """Asymmetric orthogonal prompting (AOP, paper section 3.3).
-
-    endpoint: who writes the captions, in ``language``, from ``pairs`` random pairs of each effect;
-    without one the bank's captions and descriptions are taken. triggers: random words; or of many
-    random words an effect the one that is most orthogonal to the others, as the text encoder sees
-    it; or none.
-    """
-
-    endpoint: EndpointSettings | None = None
-    pairs: Annotated[int, Field(ge=1, le=8)] = 2
-    language: Literal["en", "any"] = "en"
-    triggers: Literal["random", "orthogonal", "none"] = "random"
-    trigger_length: Annotated[int, Field(ge=4, le=16)] = 8
 
 
 class TargetSettings(Section):

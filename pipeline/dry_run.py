@@ -1,10 +1,14 @@
 """``--dry-run``: what would run, with sizes and forward counts, without writing anything."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from pipeline.bank import Bank
 from pipeline.config import Recipe, recipe_hash
+from pipeline.memory_budget import Budget, Load, describe, student_budget, teacher_budget
 from pipeline.models.lora_formats import transformer_shapes
+from pipeline.models.sizes import base_size
 from pipeline.places import Places
 from pipeline.plan import round_slots
 from pipeline.stages.distill import plan_settings
@@ -13,7 +17,10 @@ from pipeline.stages.prompts import plan_prompts
 from pipeline.stages.targets import plan_targets
 from pipeline.stages.teach import untaught
 from pipeline.tensor_store import stored_keys
-from pipeline.types import EffectEntry, Manifest
+from pipeline.types import Bucket, EffectEntry, Manifest
+
+# A prompt's tokens, estimated: its words, and what Qwen2.5-VL makes of a picture of 384 x 384.
+WORDS, WORDS_A_PICTURE = 128, 196
 
 
 def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
@@ -42,6 +49,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
     pictures = len(collection.test) * len(bank.effects) * recipe.evaluate.draws
     nfe = 2 * recipe.targets.steps * guided + recipe.student.steps
     taught = len(teachers) * recipe.teach.steps * recipe.teach.batch * 3
+    memory = memory_lines(recipe, buckets, len(bank.effects))
     lines = [
         f"recipe {recipe.name}, hash {recipe_hash(recipe)}, output {recipe.output}",
         f"prompts   {len(prompts)} effects{to_ask}",
@@ -53,7 +61,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
         f"distill   {recipe.distill.rounds} rounds of {recipe.distill.batch} samples on "
         f"{recipe.cluster.student_group.workers} workers: {student_cost:.1f} forwards a student "
         f"sample in the student group, {teacher_cost:.1f} in the teacher pool, "
-        f"{updates * (student_cost + teacher_cost):,.0f} in all",
+        f"{updates * (student_cost + teacher_cost):,.0f} in all\n" + "\n".join(memory),
         f"evaluate  {pictures} pictures a method: {pictures * nfe:,} forwards",
         f"export    LoRA of {lora_parameters(recipe):,} parameters",
     ]
@@ -77,7 +85,42 @@ def forwards_per_student_update(recipe: Recipe, bank: Bank) -> tuple[float, floa
     anchors = d.ta_fm_batch / d.batch if d.ta_fm_batch else share
     student = 3 * d.fake_updates + 3 + 1 + 4 * ts
     student += 3 * anchors if d.losses.ta_fm > 0 else 0.0
-    return student, recipe.student.steps + 2 + 3 * ts
+    # A teacher at guidance 1 has no unconditional half.
+    scores = 1 if d.guidance == 1 else 2
+    return student, recipe.student.steps + scores + (1 + scores) * ts
+
+
+def memory_lines(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> list[str]:
+    """What a process of either half holds, by part, and the cards that it fits on."""
+    base, load = base_size(recipe.model.path), memory_load(recipe, buckets, effects)
+    student, teacher = student_budget(base, load), teacher_budget(base, load)
+    lines = describe("a student process", student) + describe("a teacher process", teacher)
+    group, pool = recipe.cluster.student_group, recipe.cluster.teacher_pool
+    if 0 < group.num_gpus + pool.num_gpus <= 1:
+        both = Budget({"student process": student.total, "teacher process": teacher.total})
+        lines += describe("one of each on one card", both)
+    return lines
+
+
+def memory_load(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> Load:
+    """What a recipe asks of a process, in its largest bucket."""
+    d = recipe.distill
+    terms = 1 + (d.losses.dmd_ts > 0) + (d.losses.ta_fm > 0 and d.ta_fm_batch == 0)
+    scores = d.batch * (1 + (d.losses.dmd_ts > 0))
+    pictures = [sum(rows * columns for _, rows, columns in shapes) for shapes in buckets]
+    sources = max(len(shapes) - 1 for shapes in buckets)
+    return Load(
+        bytes_a_weight=4 if recipe.model.dtype == "float32" else 2,
+        quantized=recipe.model.quantize is not None,
+        lora=lora_parameters(recipe),
+        workers=1,
+        checkpointing=d.gradient_checkpointing,
+        average=d.ema > 0,
+        samples=terms * d.batch + d.ta_fm_batch,
+        scored=scores * (1 if d.guidance == 1 else 2),
+        tokens=max(pictures) + WORDS + sources * WORDS_A_PICTURE,
+        teachers=min(recipe.cluster.teacher_pool.adapters_resident, effects),
+    )
 
 
 def lora_parameters(recipe: Recipe) -> int:

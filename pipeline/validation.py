@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.addresses import address_problems
@@ -15,6 +16,7 @@ from pipeline.images import open_image
 from pipeline.miniature.effects import KNOWN
 from pipeline.mirror import local_path
 from pipeline.models.families import FAMILIES, family_of
+from pipeline.models.local import local_model
 from pipeline.models.lora_formats import lora_problems, read_lora, transformer_shapes
 from pipeline.problems import InputError, Problem
 from pipeline.stages.grow import new_effects
@@ -66,7 +68,10 @@ def validate(recipe_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Re
 
 def _check_model(file: str, recipe: Recipe) -> tuple[Shapes | None, list[Problem]]:
     """The transformer's layers, and what is wrong with the folder or the modules asked of it."""
-    folder = Path(recipe.model.path)
+    try:
+        folder = local_model(recipe.model.path)
+    except InputError as error:
+        return None, error.problems
     index = folder / "model_index.json"
     remedy = f"give a diffusers folder of one of {', '.join(FAMILIES)}"
     if not folder.is_dir():
@@ -75,7 +80,7 @@ def _check_model(file: str, recipe: Recipe) -> tuple[Shapes | None, list[Problem
     if not index.is_file():
         what = "no model_index.json in the folder"
         return None, [Problem(file, "model.path", recipe.model.path, what, remedy)]
-    problems = []
+    problems = list(_check_quantize(file, recipe))
     try:
         found = json.loads(index.read_text(encoding="utf-8"))
         kind = found.get("_class_name") if isinstance(found, dict) else None
@@ -92,6 +97,15 @@ def _check_model(file: str, recipe: Recipe) -> tuple[Shapes | None, list[Problem
     for place, lora in (("teach.lora", recipe.teach.lora), ("student.lora", recipe.student.lora)):
         problems += _check_modules(file, place, lora, shapes)
     return shapes, problems
+
+
+def _check_quantize(file: str, recipe: Recipe) -> Iterable[Problem]:
+    kind = recipe.model.quantize
+    if kind is None:
+        return
+    if find_spec("torchao") is None:
+        what, remedy = "needs torchao", "pip install 'collectionlora[quantize]'"
+        yield Problem(file, "model.quantize", kind, what, remedy)
 
 
 def _check_modules(file: str, place: str, lora: LoraSettings, shapes: Shapes) -> Iterable[Problem]:

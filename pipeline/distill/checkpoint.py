@@ -1,10 +1,12 @@
 """Student checkpoints: adapters, optimizers, average and recent policies, in safetensors.
 
 No pickle: AdamW's moments are tensors and its step is a number. Together with the round this is
-all the state there is, for noise and plans are functions of (seed, round).
+all the state there is, for noise and plans are functions of (seed, round). Tensors are saved
+whole: what a sharded group wrote, one process resumes, and the reverse.
 """
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
+from pipeline.models.sharding import own_part, whole
 from pipeline.problems import InputError, Problem
 from pipeline.storage import atomic_folder, folder_is_whole
 
@@ -32,17 +35,36 @@ class Progress:
     policies: list[dict[str, Tensor]]
 
 
-def save_checkpoint(folder: Path, trainer: StudentTrainer, progress: Progress) -> None:
-    """Write a checkpoint folder, whole or not at all."""
-    with atomic_folder(folder) as new:
+def save_checkpoint(
+    folder: Path, trainer: StudentTrainer, progress: Progress, write: bool = True
+) -> None:
+    """Write a checkpoint folder, whole or not at all.
+
+    Every worker of a sharded group calls it, for gathering takes all; one of them writes. Gathered
+    are the tensors of one file at a time.
+    """
+    with ExitStack() as stack:
+        new = stack.enter_context(atomic_folder(folder)) if write else None
+
+        def save(name: str, tensors: dict[str, Tensor]) -> None:
+            gathered: dict[str, Tensor] = {}
+            for key, value in tensors.items():
+                tensor = whole(value.detach())
+                if write:
+                    gathered[key] = tensor.cpu().contiguous()
+            if new is not None:
+                save_file(gathered, new / f"{name}.safetensors")
+
         for name in (STUDENT, FAKE):
-            _save(new / f"{name}.safetensors", trainer.adapters.state(name))
+            save(name, trainer.adapters.state(name))
         for name, optimizer in _optimizers(trainer).items():
-            _save(new / f"{name}_optimizer.safetensors", _moments(trainer, name, optimizer))
+            save(f"{name}_optimizer", _moments(trainer, name, optimizer))
         if trainer.average is not None:
-            _save(new / "average.safetensors", trainer.average)
+            save("average", trainer.average)
+        if new is None:
+            return
         for age, policy in enumerate(reversed(progress.policies)):
-            _save(new / f"policy_{age}.safetensors", policy)
+            save(f"policy_{age}", policy)
         state = {
             "round": progress.round,
             "recipe_hash": progress.recipe_hash,
@@ -78,11 +100,12 @@ def load_checkpoint(folder: Path, trainer: StudentTrainer, recipe_hash: str) -> 
                 continue  # never had a gradient
             optimizer.state[parameter] = {
                 "step": torch.tensor(float(steps)),
-                "exp_avg": moments[f"{key}.exp_avg"].to(parameter.device),
-                "exp_avg_sq": moments[f"{key}.exp_avg_sq"].to(parameter.device),
+                "exp_avg": own_part(moments[f"{key}.exp_avg"], parameter),
+                "exp_avg_sq": own_part(moments[f"{key}.exp_avg_sq"], parameter),
             }
     if trainer.average is not None:
-        trainer.average = load_file(folder / "average.safetensors")
+        saved, live = load_file(folder / "average.safetensors"), trainer.adapters.state(STUDENT)
+        trainer.average = {key: own_part(value, live[key]) for key, value in saved.items()}
     ages = range(state["policies"] - 1, -1, -1)
     policies = [load_file(folder / f"policy_{age}.safetensors") for age in ages]
     return Progress(state["round"], recipe_hash, policies)
@@ -111,7 +134,3 @@ def _moments(trainer: StudentTrainer, name: str, optimizer: torch.optim.AdamW) -
         if parameter in optimizer.state
         for moment in ("exp_avg", "exp_avg_sq")
     }
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)

@@ -2,7 +2,8 @@
 
 Runs without gradients, anywhere, under a given policy. Per effect slot it costs S forwards for
 the trajectory, 1 for target simulation and 2 x 2 for the guided teacher; per general slot
-S + 2. Everything is batched across slots, effects mixed.
+S + 2. Guidance 1 is none and needs no unconditional half: 2 and 1 less. Everything is batched
+across slots, effects mixed.
 """
 
 import time
@@ -128,16 +129,19 @@ class RolloutWorker:
         self.teachers.ensure({e.adapter_hash: Path(e.adapter) for e in entries if e is not None})
         names = [BASE if e is None else e.adapter_hash for e in entries]
         samples = [batch.samples[i] for i in queries.rows]
-        device = self.editor.device
-        both = concatenate(
-            conditions_of(samples, "teacher", self.store),
-            conditions_of(samples, "null", self.store),
-        ).to(device)
-        x, t = queries.x, as_sigma(queries.t, device)
+        conditions = conditions_of(samples, "teacher", self.store)
+        x, t = queries.x, as_sigma(queries.t, self.editor.device)
+        if self.guidance == 1:
+            with self.adapters.use(*names):
+                return predict_x0(x, self._velocity(x, t, conditions), t)
+        both = concatenate(conditions, conditions_of(samples, "null", self.store))
         with self.adapters.use(*names, *names):
-            v = self.editor.velocity(torch.cat([x, x]), torch.cat([t, t]), both)
+            v = self._velocity(torch.cat([x, x]), torch.cat([t, t]), both)
         cond, uncond = v.chunk(2)
         return guided_x0(predict_x0(x, cond, t), predict_x0(x, uncond, t), self.guidance)
+
+    def _velocity(self, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        return self.editor.velocity(x, t, conditions.to(self.editor.device))
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,14 @@ from pipeline.distill.rates import RateSettings, rate_at
 from pipeline.distill.schedule import add_noise, as_sigma, predict_x0, student_sigmas
 from pipeline.models.adapters import Adapters
 from pipeline.models.editor import Conditions, Editor, concatenate
+from pipeline.models.sharding import whole
 from pipeline.plan import PlanSettings, Slot, round_anchors, round_slots
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Manifest, Rollout
 
 STUDENT, FAKE = "student", "fake"
-# Averages gradients over the student group in place; the identity for one worker.
+# Averages gradients over the student group in place; the identity for one worker, and where
+# sharding has averaged them already.
 AllReduce = Callable[[Sequence[Tensor]], None]
 
 
@@ -48,7 +50,8 @@ class StudentTrainer:
     """Student and fake-score adapters on one frozen base, with their optimizers.
 
     ``average`` is the exponential moving average of the student (what is evaluated and
-    exported), or None; the live weights are the policy.
+    exported), or None, kept as the live weights are: on the device, in this worker's share; the
+    live weights are the policy.
     """
 
     editor: Editor
@@ -66,16 +69,26 @@ class StudentTrainer:
         self.fake_optimizer = self._optimizer(FAKE)
         self.counter = ForwardCounter(self.editor.transformer)
         if self.settings.ema > 0 and self.average is None:
-            self.average = self.policy()
+            live = self.adapters.state(STUDENT)
+            self.average = {k: v.detach().clone() for k, v in live.items()}
 
     def _optimizer(self, name: str) -> torch.optim.AdamW:
         return torch.optim.AdamW(
             self.adapters.parameters(name), lr=0.0, betas=self.settings.betas, weight_decay=0.0
         )
 
-    def policy(self) -> dict[str, Tensor]:
-        """A copy of the live student weights, on the CPU."""
-        return {k: v.detach().cpu().clone() for k, v in self.adapters.state(STUDENT).items()}
+    def policy(self, keep: bool = True) -> dict[str, Tensor]:
+        """A copy of the live student weights, on the CPU.
+
+        A sharded group's workers all ask, for gathering takes all; without ``keep`` this one only
+        takes part.
+        """
+        policy: dict[str, Tensor] = {}
+        for key, value in self.adapters.state(STUDENT).items():
+            tensor = whole(value.detach())
+            if keep:
+                policy[key] = tensor.cpu().clone()
+        return policy
 
     def update(self, rollout: Rollout, round_index: int, rank: int) -> dict[str, float]:
         """One round on one worker; returns its metrics.
@@ -252,13 +265,15 @@ class StudentTrainer:
         self.all_reduce([p.grad for p in parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip)
         optimizer.step()
-        return norm.item()
+        # The other adapter's update must not find these still on the card.
+        optimizer.zero_grad(set_to_none=True)
+        return whole(norm).item()
 
     @torch.no_grad()
     def _follow(self) -> None:
         if self.average is not None:
             for key, value in self.adapters.state(STUDENT).items():
-                self.average[key].lerp_(value.detach().cpu(), 1 - self.settings.ema)
+                self.average[key].lerp_(value.detach(), 1 - self.settings.ema)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """One frozen base, many LoRA adapters on it, through peft's own layers.
 
+Trained adapters have fp32 masters, multiplied at the base's precision; frozen ones are stored at
+it. Where both are fp32 that is peft's own forward, bit by bit.
+
 A process loads the base once; student, fake score and teachers are named adapters. peft's
 ``set_adapter`` walks every module and adapter and toggles ``requires_grad``, which on a small
 model costs as much as a forward; here a batch names the adapter of each sample, and the names
@@ -10,9 +13,11 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -26,9 +31,17 @@ from pipeline.models.lora_formats import (
     peft_settings,
     read_lora,
 )
+from pipeline.models.sharding import own_part
 from pipeline.problems import StorageError
 
 BASE = "__base__"  # peft's own name for "no adapter" in a mixed batch
+
+
+class MasterLinear(nn.Linear):
+    """A linear layer without bias whose weight may be wider than what it multiplies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
 
 
 class Adapters:
@@ -37,10 +50,25 @@ class Adapters:
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer
         self.layers: dict[str, LoraLayer] = {}
+        # A file's adapter has, within peft, a name of no content: it may become another's.
+        self._injected_as: dict[str, str] = {}
+        self._injected = 0
         self._selected: tuple[str, ...] = (BASE,)
 
-    def add(self, name: str, rank: int, alpha: float, modules: Sequence[str], seed: int) -> None:
-        """Add an untrained fp32 adapter (A seeded uniform, B zero) on blocks' layers ending so.
+    def add(
+        self,
+        name: str,
+        rank: int,
+        alpha: float,
+        modules: Sequence[str],
+        seed: int,
+        masters: bool = True,
+        device: str | None = None,
+    ) -> None:
+        """Add an untrained adapter (A seeded uniform, B zero) on blocks' layers ending so.
+
+        In fp32, or, without ``masters``, at the base's precision: to run it, not to train it. On
+        the layers' device, or on another: beside a base that has no weights yet.
 
         Raises:
             ValueError: no module of the transformer matches.
@@ -52,7 +80,7 @@ class Adapters:
         if not names:
             raise ValueError(f"no module of the transformer ends in any of {', '.join(modules)}")
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, init_lora_weights=True)
-        self._inject(config, name)
+        self._inject(config, name, torch.float32 if masters else self.dtype, device)
         generator = torch.Generator().manual_seed(seed)
         for layer in self._layers_with(name).values():
             down = layer.lora_A[name].weight
@@ -67,8 +95,24 @@ class Adapters:
         for patterns in ("rank_pattern", "alpha_pattern"):
             settings[patterns] = _by_value(settings[patterns])
         config = LoraConfig(**settings)
-        self._inject(config, name)
+        slot = f"file{self._injected}"
+        self._injected += 1
+        self._injected_as[name] = slot
+        self._inject(config, slot, self.dtype)
         self._copy_in(name, lora.modules)
+
+    def overwrite(self, old: str, name: str, lora: LoraFile) -> None:
+        """Let a frozen adapter of the same modules and ranks become another: a copy, no injection.
+
+        A thousand times cheaper than injecting at full size, where peft walks 840 layers.
+        """
+        self._copy_in(old, lora.modules)
+        slot = self._injected_as.pop(old)
+        self._injected_as[name] = slot
+        for module, weights in lora.modules.items():
+            layer, rank = self.layers[module], weights.down.shape[0]
+            alpha = rank if weights.alpha is None else weights.alpha
+            layer.lora_alpha[slot], layer.scaling[slot] = alpha, alpha / rank
 
     def replace(self, name: str, weights: Mapping[str, Tensor]) -> None:
         """Copy weights (as :meth:`state` gives them) into an adapter, in place."""
@@ -76,22 +120,24 @@ class Adapters:
         assert own.keys() == weights.keys(), f"adapter {name!r} has other tensors"
         with torch.no_grad():
             for key, value in weights.items():
-                own[key].copy_(value)
+                own[key].copy_(own_part(value, own[key]))
 
     def remove(self, name: str) -> None:
         """Forget an adapter's weights."""
-        for layer in self._layers_with(name).values():
+        slot = self._injected_as.pop(name, name)
+        for layer in self._layers_with(slot).values():
             # peft would make another adapter active and trained in the place of an active one.
             layer._active_adapter = [BASE]
-            layer.delete_adapter(name)
-        getattr(self.transformer, "peft_config", {}).pop(name, None)
+            layer.delete_adapter(slot)
+        getattr(self.transformer, "peft_config", {}).pop(slot, None)
 
     def state(self, name: str) -> dict[str, Tensor]:
         """An adapter's live tensors, ``<module>.lora_A`` and ``<module>.lora_B``, in order."""
         state: dict[str, Tensor] = {}
-        for module, layer in sorted(self._layers_with(name).items()):
-            state[f"{module}.lora_A"] = layer.lora_A[name].weight
-            state[f"{module}.lora_B"] = layer.lora_B[name].weight
+        slot = self._injected_as.get(name, name)
+        for module, layer in sorted(self._layers_with(slot).items()):
+            state[f"{module}.lora_A"] = layer.lora_A[slot].weight
+            state[f"{module}.lora_B"] = layer.lora_B[slot].weight
         return state
 
     def parameters(self, name: str) -> list[nn.Parameter]:
@@ -113,7 +159,7 @@ class Adapters:
         checkpointing runs the forward again.
         """
         before = self._selected
-        self._select(names)
+        self._select(tuple(self._injected_as.get(name, name) for name in names))
         try:
             yield
         finally:
@@ -132,7 +178,16 @@ class Adapters:
     def _layers_with(self, name: str) -> dict[str, LoraLayer]:
         return {m: layer for m, layer in self.layers.items() if name in layer.lora_A}
 
-    def _inject(self, config: LoraConfig, name: str) -> None:
+    @property
+    def dtype(self) -> torch.dtype:
+        """The base's precision; of a quantised base that of its results."""
+        dtype = self.transformer.dtype
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+
+    def _inject(
+        self, config: LoraConfig, name: str, dtype: torch.dtype, device: str | None = None
+    ) -> None:
         # peft's injection selects an adapter and decides anew what is trained: undo both.
         trained = [p for p in self._all_parameters() if p.requires_grad]
         with warnings.catch_warnings():
@@ -142,8 +197,16 @@ class Adapters:
             if isinstance(layer, LoraLayer) and module not in self.layers:
                 self.layers[module] = layer
                 layer.register_forward_pre_hook(self._pass_names, with_kwargs=True)
-        for parameter in self.parameters(name):
-            parameter.data = parameter.data.float()
+        for layer in self._layers_with(name).values():
+            layer.cast_input_dtype_enabled = False
+            for halves in (layer.lora_A, layer.lora_B):
+                weight = halves[name].weight.to(dtype)
+                if device is not None:
+                    weight = torch.empty_like(weight, device=device)
+                halves[name] = MasterLinear(
+                    weight.shape[1], weight.shape[0], bias=False, device="meta"
+                )
+                halves[name].weight = nn.Parameter(weight)
         for parameter in self._all_parameters():
             parameter.requires_grad_(False)
         for parameter in trained:
@@ -160,14 +223,20 @@ class Adapters:
     ) -> tuple[tuple[object, ...], dict[str, object]]:
         if self._is_one():
             return args, kwargs
-        return args, kwargs | {"adapter_names": list(self._selected)}
+        # A transformer with ``zero_cond_t`` modulates each sample twice: at t, then at 0.
+        rows = args[0]
+        assert isinstance(rows, Tensor)
+        times = rows.shape[0] // len(self._selected)
+        return args, kwargs | {"adapter_names": list(self._selected) * times}
 
     def _copy_in(self, name: str, modules: Mapping[str, LoraModule]) -> None:
+        slot = self._injected_as.get(name, name)
         with torch.no_grad():
             for module, weights in modules.items():
                 layer = self.layers[module]
-                layer.lora_A[name].weight.copy_(weights.down)
-                layer.lora_B[name].weight.copy_(weights.up)
+                # From pinned memory a copy does not wait for the one before.
+                layer.lora_A[slot].weight.copy_(weights.down, non_blocking=True)
+                layer.lora_B[slot].weight.copy_(weights.up, non_blocking=True)
 
 
 def _by_value(patterns: Mapping[str, float]) -> dict[str, float]:
@@ -188,7 +257,8 @@ def _linear(module: nn.Module) -> bool:
 class TeacherCache:
     """Teacher adapters by content hash: host memory for all seen, a few slots on the device.
 
-    The least recently used adapter leaves its slot when another needs it.
+    The least recently used adapter leaves its slot when another needs it: one of the same modules
+    and ranks if there is one, whose tensors are then overwritten in place.
     """
 
     def __init__(self, adapters: Adapters, resident: int) -> None:
@@ -197,6 +267,7 @@ class TeacherCache:
         self.adapters = adapters
         self.resident = resident
         self.loads = 0
+        self.injections = 0
         self._host: dict[str, LoraFile] = {}
         self._slots: OrderedDict[str, None] = OrderedDict()
 
@@ -216,17 +287,43 @@ class TeacherCache:
             if key in self._slots:
                 self._slots.move_to_end(key)
         for key, path in wanted.items():
-            if key in self._slots:
-                continue
-            if key not in self._host:
-                path = at_hand(path)
-                if content_hash(path) != key:
-                    what = "damaged, or replaced while the run uses it"
-                    raise StorageError(f"{path}: {what}; run again")
-                self._host[key] = read_lora(path, linear_shapes(self.adapters.transformer))
-            if len(self._slots) == self.resident:
-                oldest, _ = self._slots.popitem(last=False)
-                self.adapters.remove(oldest)
-            self.adapters.add_file(key, self._host[key])
-            self._slots[key] = None
-            self.loads += 1
+            if key not in self._slots:
+                self._load(key, self._on_host(key, path), wanted)
+
+    def _load(self, key: str, lora: LoraFile, wanted: Mapping[str, Path]) -> None:
+        self.loads += 1
+        if len(self._slots) == self.resident:
+            free = [old for old in self._slots if old not in wanted]
+            alike = [old for old in free if _ranks(self._host[old]) == _ranks(lora)]
+            leaving = (alike or free)[0]
+            del self._slots[leaving]
+            if alike:
+                self.adapters.overwrite(leaving, key, lora)
+                self._slots[key] = None
+                return
+            self.adapters.remove(leaving)
+        self.injections += 1
+        self.adapters.add_file(key, lora)
+        self._slots[key] = None
+
+    def _on_host(self, key: str, path: Path) -> LoraFile:
+        """An adapter as a slot will have it, in pinned memory where a GPU will fetch it."""
+        if key not in self._host:
+            path = at_hand(path)
+            if content_hash(path) != key:
+                what = "damaged, or replaced while the run uses it"
+                raise StorageError(f"{path}: {what}; run again")
+            lora = read_lora(path, linear_shapes(self.adapters.transformer))
+            modules = {name: self._prepared(module) for name, module in lora.modules.items()}
+            self._host[key] = replace(lora, modules=modules)
+        return self._host[key]
+
+    def _prepared(self, module: LoraModule) -> LoraModule:
+        down, up = module.down.to(self.adapters.dtype), module.up.to(self.adapters.dtype)
+        if torch.cuda.is_available():
+            down, up = down.pin_memory(), up.pin_memory()
+        return replace(module, down=down, up=up)
+
+
+def _ranks(lora: LoraFile) -> dict[str, int]:
+    return {name: module.down.shape[0] for name, module in lora.modules.items()}

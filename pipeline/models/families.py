@@ -14,6 +14,8 @@ import torch
 
 from pipeline.models.editor import Editor, Part
 from pipeline.models.geometry import Geometry, Size, fit_area, fit_kontext, image_sizes
+from pipeline.models.local import local_model
+from pipeline.models.quantization import Quantize
 
 # The model card's: a guidance-distilled network is told how strongly to follow the prompt.
 KONTEXT_GUIDANCE = 2.5
@@ -69,7 +71,7 @@ def family_of(folder: str | Path) -> Family:
     Raises:
         ValueError: no readable ``model_index.json``, or not of one of ``FAMILIES``.
     """
-    index = Path(folder) / "model_index.json"
+    index = local_model(folder) / "model_index.json"
     if not index.is_file():
         raise ValueError(f"{index}: no such file; give a diffusers folder")
     found = json.loads(index.read_text(encoding="utf-8"))
@@ -81,7 +83,7 @@ def family_of(folder: str | Path) -> Family:
 
 def geometry_of(folder: str | Path, family: Family | None = None) -> Geometry:
     """How the model of a folder sizes pictures; reads configurations only."""
-    folder = Path(folder)
+    folder = local_model(folder)
     family = family or family_of(folder)
     vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
     # The transformer takes patches of 2 x 2 latents.
@@ -93,17 +95,23 @@ def load_editor(
     parts: Sequence[Part],
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    quantize: Quantize | None = None,
+    weights: bool = True,
 ) -> Editor:
-    """Load the named parts of a folder of any family onto ``device``, frozen.
+    """Load the named parts of a model of any family onto ``device``, frozen.
+
+    ``folder`` may be an address (:func:`pipeline.models.local.local_model`). ``quantize``: how the
+    transformer's blocks are stored; without ``weights`` it is on the meta device.
 
     Raises:
         ValueError: the folder lacks a part, or is of no known family.
     """
+    folder = local_model(folder)
     # Here, because importing diffusers takes seconds that a look at a folder need not wait.
     if family_of(folder) is FLUX_KONTEXT:
         from pipeline.models.flux_kontext import FluxKontextEditor
 
-        return FluxKontextEditor.load(folder, parts, device, dtype)
+        return FluxKontextEditor.load(folder, parts, device, dtype, quantize, weights)
     from pipeline.models.qwen_image_edit import QwenImageEditor
 
-    return QwenImageEditor.load(folder, parts, device, dtype)
+    return QwenImageEditor.load(folder, parts, device, dtype, quantize, weights)

@@ -4,6 +4,8 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from pipeline.models.local import local_model
+
 WHOLE = 256 * 1024 * 1024
 PIECES, PIECE = 256, 64 * 1024
 
@@ -17,7 +19,7 @@ def fingerprint(folder: str, *parts: str) -> str:
     """
     digest = hashlib.sha256()
     for part in parts:
-        for path in sorted((Path(folder) / part).rglob("*")):
+        for path in sorted((local_model(folder) / part).rglob("*")):
             if not path.is_file():
                 continue
             digest.update(f"{path.name}:{path.stat().st_size}".encode())

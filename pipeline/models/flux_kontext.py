@@ -22,6 +22,8 @@ from pipeline.models.editor import Conditions, Part
 from pipeline.models.families import FLUX_KONTEXT, KONTEXT_GUIDANCE, geometry_of
 from pipeline.models.geometry import Geometry, Size, TokenShape
 from pipeline.models.latents import frozen, pack, require_parts, to_pictures, unpack
+from pipeline.models.loading import empty_transformer, load_transformer
+from pipeline.models.quantization import Quantize
 
 # FluxKontextPipeline's default; shorter prompts are padded to it and nothing is masked.
 PROMPT_TOKENS = 512
@@ -49,8 +51,13 @@ class FluxKontextEditor:
         parts: Sequence[Part],
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        quantize: Quantize | None = None,
+        weights: bool = True,
     ) -> Self:
         """Load the named parts of a folder onto ``device``, frozen.
+
+        ``quantize`` and ``weights`` are of the transformer; without weights it is on the meta
+        device, to be filled by what shards it.
 
         Raises:
             ValueError: the folder lacks a part.
@@ -62,11 +69,11 @@ class FluxKontextEditor:
             require_parts(folder, FLUX_KONTEXT.pipeline, names)
             match part:
                 case "transformer":
-                    editor.transformer = frozen(
-                        FluxTransformer2DModel.from_pretrained(
-                            folder, subfolder="transformer", torch_dtype=dtype
-                        ),
-                        device,
+                    kind = FluxTransformer2DModel
+                    editor.transformer = (
+                        load_transformer(kind, folder, device, dtype, quantize)
+                        if weights
+                        else empty_transformer(kind, folder, dtype)
                     )
                 case "vae":
                     editor.vae = frozen(

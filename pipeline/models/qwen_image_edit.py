@@ -26,7 +26,9 @@ from pipeline.models.editor import Conditions, Part
 from pipeline.models.families import QWEN_IMAGE_EDIT, geometry_of
 from pipeline.models.geometry import Geometry, Size, fit_area, image_sizes
 from pipeline.models.latents import frozen, pack, require_parts, to_pictures, unpack
+from pipeline.models.loading import empty_transformer, load_transformer
 from pipeline.models.processor import load_processor
+from pipeline.models.quantization import Quantize
 
 # QwenImageEditPlusPipeline's own template; its constant 64 is the length of the system part.
 TEMPLATE = (
@@ -54,14 +56,26 @@ class QwenImageEditor:
         self.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
 
     @classmethod
+    def bare(cls, transformer: QwenImageTransformer2DModel, device: torch.device) -> Self:
+        """An editor of a transformer and no folder: it has velocities, and nothing else."""
+        editor = cls.__new__(cls)
+        editor.device, editor.transformer = device, transformer
+        return editor
+
+    @classmethod
     def load(
         cls,
         folder: Path | str,
         parts: Sequence[Part],
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        quantize: Quantize | None = None,
+        weights: bool = True,
     ) -> Self:
         """Load the named parts of a folder onto ``device``, frozen.
+
+        ``quantize`` and ``weights`` are of the transformer; without weights it is on the meta
+        device, to be filled by what shards it.
 
         Raises:
             ValueError: the folder lacks a part.
@@ -73,11 +87,11 @@ class QwenImageEditor:
         for part in parts:
             match part:
                 case "transformer":
-                    editor.transformer = frozen(
-                        QwenImageTransformer2DModel.from_pretrained(
-                            folder, subfolder="transformer", torch_dtype=dtype
-                        ),
-                        device,
+                    kind = QwenImageTransformer2DModel
+                    editor.transformer = (
+                        load_transformer(kind, folder, device, dtype, quantize)
+                        if weights
+                        else empty_transformer(kind, folder, dtype)
                     )
                 case "vae":
                     editor.vae = frozen(

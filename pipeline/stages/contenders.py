@@ -90,7 +90,7 @@ def joint_loras(
         [[list(s.sources), s.teacher_prompt, s.null_prompt, target] for s, target in pairs],
         settings.model_dump(mode="json", exclude={"lora"}),
         lora.model_dump(mode="json"),
-        recipe.model.dtype,
+        recipe.model.precision,
     ]
     paths = [folder / f"joint-{content_key('joint', *content, seed)}.safetensors" for seed in seeds]
     lessons = [

@@ -11,6 +11,7 @@ from pipeline import mirror
 from pipeline.config import Recipe
 from pipeline.distill.rates import RateSettings
 from pipeline.distill.update import UpdateSettings
+from pipeline.models.local import absolute
 from pipeline.plan import PlanSettings, count_buckets
 from pipeline.problems import disk_errors
 from pipeline.stages.grow import effect_weights, start_of
@@ -78,9 +79,10 @@ def arguments_of(
     lora_file = start.lora if start else warm
     folders, board = tuple(str(s.resolve()) for s in stores), f"policies-{run_key}"
     student = StudentArguments(
-        model=str(Path(recipe.model.path).resolve()),
+        model=absolute(recipe.model.path),
         device=device_of(recipe.model, group.num_gpus),
         dtype=recipe.model.dtype,
+        quantize=recipe.model.quantize,
         threads=group.threads,
         gradient_checkpointing=recipe.distill.gradient_checkpointing,
         rank=lora.rank,
@@ -102,6 +104,7 @@ def arguments_of(
         model=student.model,
         device=device_of(recipe.model, pool.num_gpus),
         dtype=recipe.model.dtype,
+        quantize=recipe.model.quantize,
         threads=pool.threads,
         rank=lora.rank,
         alpha=lora.alpha,

@@ -42,6 +42,7 @@ from pipeline.evaluation.report import (
 )
 from pipeline.miniature.effects import KNOWN, true_samples
 from pipeline.models.fingerprint import fingerprint
+from pipeline.models.local import absolute
 from pipeline.problems import InputError, Problem, StorageError
 from pipeline.storage import is_whole, sha256_file, write_atomic
 from pipeline.tensor_store import TensorStore, stored_keys
@@ -118,7 +119,7 @@ def plan_evaluation(
 def model_key(recipe: Recipe) -> str:
     """Identifies the base's weights and precision, on which every picture depends."""
     weights = fingerprint(recipe.model.path, "transformer", "scheduler", "vae")
-    return f"{weights}-{recipe.model.dtype}"
+    return f"{weights}-{recipe.model.precision}"
 
 
 def evaluate(recipe: Recipe, plan: EvaluationPlan, stores: Sequence[Path]) -> Evaluation:
@@ -201,11 +202,12 @@ def _sample(recipe: Recipe, plan: EvaluationPlan, stores: Sequence[Path]) -> Non
 
     pool = recipe.cluster.teacher_pool
     arguments = {
-        "model": str(Path(recipe.model.path).resolve()),
+        "model": absolute(recipe.model.path),
         "device": device_of(recipe.model, pool.num_gpus),
         "dtype": recipe.model.dtype,
         "threads": pool.threads,
         "adapters_resident": pool.adapters_resident,
+        "quantize": recipe.model.quantize,
         "stores": [str(s.resolve()) for s in stores],
         "folder": str(plan.pictures.resolve()),
     }
@@ -221,7 +223,7 @@ def _judge(recipe: Recipe, plan: EvaluationPlan) -> None:
 
     pool = recipe.cluster.encoder_pool
     arguments = {
-        "model": str(Path(recipe.model.path).resolve()),
+        "model": absolute(recipe.model.path),
         "device": device_of(recipe.model, pool.num_gpus),
         "dtype": recipe.model.dtype,
         "threads": pool.threads,

@@ -87,10 +87,10 @@ def model_card(
         f"| {_cell(p.effect)} | {_code(p.trigger)} | {_cell(p.student)} |" for p in prompts
     )
     example = repr(prompts[0].student if prompts else "an instruction")
-    family = family_of(model.path)
+    family, base = family_of(model.path), model.path.removeprefix("hf://")
     scores = f"\n## Scores\n\n{scores_markdown.strip()}\n" if scores_markdown else ""
     return f"""---
-base_model: {json.dumps(model.path)}
+base_model: {json.dumps(base)}
 library_name: diffusers
 pipeline_tag: image-to-image
 tags: [lora, distillation, image-editing]
@@ -101,7 +101,7 @@ A LoRA of rank {lora.rank} (alpha {lora.alpha:g}) for an image-editing model. It
 from one teacher LoRA an effect by CollectionLoRA (arXiv 2605.25378): name an effect in the
 prompt, sample {student.steps} steps, without classifier-free guidance.
 
-- Base model: `{model.path}`
+- Base model: `{base}`
 - Recipe: `{recipe_hash}`
 - Scheduler: `FlowMatchEulerDiscreteScheduler`, shift {student.shift:g}, stochastic sampling;
   another scheduler gives other, worse pictures.
@@ -117,7 +117,7 @@ from PIL import Image
 
 photograph = Image.open("photograph.jpg").convert("RGB")
 pipeline = {family.pipeline}.from_pretrained(
-    {model.path!r}, torch_dtype=torch.{model.dtype}
+    {base!r}, torch_dtype=torch.{model.dtype}
 )
 pipeline.load_lora_weights(".", weight_name="{WEIGHTS_FILE}")
 pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained("scheduler")

@@ -52,6 +52,7 @@ def make_targets(
         "model": recipe.model.path,
         "device": device_of(recipe.model, pool.num_gpus),
         "dtype": recipe.model.dtype,
+        "quantize": recipe.model.quantize,
         "threads": pool.threads,
         "adapters_resident": pool.adapters_resident,
         "stores": [str(s) for s in stores],
@@ -79,7 +80,7 @@ def _job(
         recipe.targets.steps,
         recipe.targets.guidance,
         recipe.targets.keep_norm,
-        recipe.model.dtype,
+        recipe.model.precision,
         recipe.seed,
         draw,
     )

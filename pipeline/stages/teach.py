@@ -23,7 +23,7 @@ def adapter_path(recipe: Recipe, sources: EffectSources, folder: Path) -> Path:
         fingerprint(recipe.model.path, "transformer"),
         [[list(s.sources), s.teacher_prompt, s.null_prompt, y] for s, y in sources.pairs],
         recipe.teach.model_dump(mode="json"),
-        recipe.model.dtype,
+        recipe.model.precision,
         recipe.seed,
     )
     return folder / f"{sources.effect.name}-{key}.safetensors"
@@ -100,6 +100,7 @@ def learn(
                 settings.lora,
                 plan,
                 tuple(str(s) for s in stores),
+                recipe.model.quantize,
             )
         )
     with tqdm(total=len(pending), desc="teach", unit="effect") as bar:

@@ -39,7 +39,7 @@ def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Pa
         [[list(s.sources), s.student_prompt, target] for s, target in pairs],
         settings.model_dump(mode="json", exclude={"lora"}),
         lora.model_dump(mode="json"),
-        recipe.model.dtype,
+        recipe.model.precision,
         seed,
     )
     path = folder / f"warm-start-{key}.safetensors"

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from pipeline.models.families import FAMILIES, family_of
+from pipeline.models.local import local_model
 from pipeline.models.lora.report import shortened
 from pipeline.models.lora.types import LoraFile, Shapes
 from pipeline.models.safetensors_files import AGAIN
@@ -67,7 +68,7 @@ def transformer_shapes(folder: str | Path) -> dict[str, tuple[int, int]]:
     Raises:
         InputError (a ValueError): no such config, or not one of a known family's transformer.
     """
-    path = Path(folder) / "transformer" / "config.json"
+    path = local_model(folder) / "transformer" / "config.json"
 
     def refused(place: str, value: object, what: str) -> InputError:
         remedy = f"give a diffusers folder of one of {', '.join(FAMILIES)}"
