@@ -27,9 +27,12 @@ from actors.policy_board import PolicyBoard
 from actors.student_worker import StudentArguments, train_loop
 from actors.teacher_pool import TeacherActor, TeacherPoolArguments
 from pipeline.config import PoolSettings, StudentGroupSettings
+from pipeline.distill.watch import SCORE
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 OnMetrics = Callable[[dict[str, float]], None]
+# A preview (PNG) of the student after so many rounds.
+OnPreview = Callable[[int, bytes], None]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,13 @@ class RunPlace:
         if not latest:
             return None
         folder: str = latest["checkpoint_dir_name"]
+        return self.storage / self.name / folder / "student"
+
+    def best_checkpoint(self) -> Path:
+        """The student folder of the checkpoint with the least validation score."""
+        kept = json.loads((self.storage / self.name / SNAPSHOT).read_text())["checkpoint_results"]
+        # Ray Train keeps them in order, the best last.
+        folder: str = kept[-1]["checkpoint_dir_name"]
         return self.storage / self.name / folder / "student"
 
 
@@ -86,8 +96,12 @@ def run_student_group(
     group: StudentGroupSettings,
     place: RunPlace,
     on_metrics: OnMetrics,
+    on_preview: OnPreview = lambda rounds, preview: None,
+    keep_best: bool = False,
 ) -> Path:
-    """Run (or resume) the distillation to its last round; returns the final checkpoint folder.
+    """Run (or resume) the distillation to its last round; returns a checkpoint's student folder.
+
+    The last one, or with ``keep_best`` that with the least validation score.
 
     Each worker group that Ray Train starts gets a new stream that begins at the checkpointed
     round. Blocks keep their order, so each rank gets its own block of every round.
@@ -113,21 +127,25 @@ def run_student_group(
             name=place.name,
             storage_path=str(place.storage.resolve()),
             failure_config=FailureConfig(max_failures=group.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=2,
+                checkpoint_score_attribute=SCORE if student.watch.every else None,
+                checkpoint_score_order="min",
+            ),
         ),
         datasets={"train": lambda: rollout_stream(teachers, pool, place, rounds, workers)},
         dataset_config=DataConfig(execution_options=options),
     )
-    with _listening(board, on_metrics):
+    with _listening(board, on_metrics, on_preview):
         trainer.fit()
-    checkpoint = place.latest_checkpoint()
+    checkpoint = place.best_checkpoint() if keep_best else place.latest_checkpoint()
     assert checkpoint is not None, "the last round always reports a checkpoint"
     return checkpoint
 
 
 @contextmanager
-def _listening(board: Any, on_metrics: OnMetrics) -> Iterator[None]:
-    """Hand the board's metrics to a callback while the block runs, and the rest after it."""
+def _listening(board: Any, on_metrics: OnMetrics, on_preview: OnPreview) -> Iterator[None]:
+    """Hand the board's metrics to callbacks while the block runs, and the rest after it."""
     stop, seen = threading.Event(), 0
 
     def drain() -> None:
@@ -135,6 +153,8 @@ def _listening(board: Any, on_metrics: OnMetrics) -> Iterator[None]:
         for metrics in ray.get(board.metrics_after.remote(seen)):
             on_metrics(metrics)
             seen += 1
+        for preview in ray.get(board.previews.remote()):
+            on_preview(*preview)
 
     def listen() -> None:
         while not stop.wait(1.0):

@@ -14,8 +14,10 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from actors.student_watch import StudentWatch, WatchArguments
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
+from pipeline.distill.watch import SCORE
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
 from pipeline.plan import PlanSettings
@@ -44,6 +46,7 @@ class StudentArguments:
     recipe_hash: str
     board: str
     namespace: str
+    watch: WatchArguments = WatchArguments()
 
 
 def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTrainer:
@@ -68,6 +71,13 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
     )
 
 
+def student_watch(arguments: StudentArguments, trainer: StudentTrainer) -> StudentWatch | None:
+    """Who looks at the student, if anybody."""
+    if not arguments.watch.every:
+        return None
+    return StudentWatch(trainer, arguments.model, arguments.dtype, arguments.watch.pictures)
+
+
 def train_loop(config: dict[str, Any]) -> None:
     """``TorchTrainer``'s loop: consume rollouts, update, publish, record, checkpoint."""
     arguments: StudentArguments = config["arguments"]
@@ -77,6 +87,7 @@ def train_loop(config: dict[str, Any]) -> None:
     trainer = student_trainer(arguments, workers)
     progress = resume(trainer, arguments)
     recent = deque(progress.policies, maxlen=arguments.lag + 1)
+    watch = student_watch(arguments, trainer) if rank == 0 else None
     if rank == 0:
         for age, policy in enumerate(reversed(recent)):
             publish(board, progress.round - age, policy)
@@ -101,10 +112,23 @@ def train_loop(config: dict[str, Any]) -> None:
                 "seconds_wait": arrived - waited_since,
                 "seconds_update": now - arrived,
             }
-            board.record.remote(metrics)
         last = round_index == arguments.settings.rounds
-        if last or round_index % arguments.checkpoint_every == 0:
-            report_checkpoint(trainer, round_index, arguments.recipe_hash, list(recent), rank)
+        saved = last or round_index % arguments.checkpoint_every == 0
+        # To Ray Train a checkpoint without a score would be the best of all.
+        saved = saved or arguments.watch.due(round_index)
+        if watch is not None:
+            metrics |= watch.watch.round(torch.as_tensor(rollout.x_g))
+            if saved:
+                found, preview = watch.look()
+                metrics |= found | {"seconds_look": time.monotonic() - now}
+                board.show.remote(round_index, preview)
+        if rank == 0:
+            board.record.remote(metrics)
+        if saved:
+            score = {SCORE: metrics[SCORE]} if SCORE in metrics else {}
+            report_checkpoint(
+                trainer, round_index, arguments.recipe_hash, list(recent), rank, score
+            )
         waited_since = time.monotonic()
         if last:
             break
@@ -138,9 +162,10 @@ def report_checkpoint(
     recipe_hash: str,
     policies: list[dict[str, Tensor]],
     rank: int,
+    score: dict[str, float],
 ) -> None:
     """Rank 0 saves; every rank reports, for ``report`` is a barrier."""
-    metrics = {"round": round_index}
+    metrics = {"round": round_index, **score}
     if rank != 0:
         ray.train.report(metrics)
         return

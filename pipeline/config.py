@@ -13,17 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.problems import InputError, Problem, from_pydantic
+from pipeline.section import Count, Positive, Section
+from pipeline.watch_settings import PromoteSettings, WatchSettings
 from pipeline.yaml_file import parse_yaml, read_mapping
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 # A NUL in a path is a ValueError in every file function.
 PathText = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -59,12 +59,6 @@ MODULES = (
     "img_mod.1",
     "txt_mod.1",
 )
-
-
-class Section(BaseModel):
-    """A part of the recipe: immutable, unknown keys refused, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelSettings(Section):
@@ -180,7 +174,7 @@ class PoolSettings(Section):
     max: Positive = 1
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    resources: Resources = {}
+    resources: Resources = Field(default={})
     threads: Positive = 1
     adapters_resident: Positive = 64
 
@@ -197,7 +191,7 @@ class StudentGroupSettings(Section):
     workers: Positive = 1
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    resources: Resources = {}
+    resources: Resources = Field(default={})
     threads: Positive = 1
     max_failures: Annotated[int, Field(ge=-1)] = 3
 
@@ -235,11 +229,11 @@ class BenchSettings(Section):
     seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1, strict=False)
     joint: TeachSettings = TeachSettings()
     density: Annotated[float, Field(gt=0, le=1)] = 0.5
-    acceleration_set: dict[str, Any] = {}
-    ablation_set: dict[str, Any] = {}
+    acceleration_set: dict[str, Any] = Field(default={})
+    ablation_set: dict[str, Any] = Field(default={})
     ablation: tuple[str, ...] | None = Field(default=None, min_length=1, strict=False)
     ablation_effects: Positive = 16
-    scale_set: dict[str, Any] = {}
+    scale_set: dict[str, Any] = Field(default={})
     scale: tuple[Positive, ...] = Field(default=(5, 10, 20, 50), min_length=1, strict=False)
     general_edits: Positive = 8
 
@@ -265,6 +259,8 @@ class Recipe(Section):
     targets: TargetSettings = TargetSettings()
     student: StudentSettings = StudentSettings()
     distill: DistillSettings = DistillSettings()
+    watch: WatchSettings = WatchSettings()
+    promote: PromoteSettings = PromoteSettings()
     cluster: ClusterSettings = ClusterSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     bench: BenchSettings = BenchSettings()
@@ -337,7 +333,9 @@ def vary(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 def recipe_hash(recipe: Recipe) -> str:
     """Twelve hex digits over what decides the weights (not over who computes them, or where)."""
-    places = {"output", "cluster", "tracking", "evaluate", "bench", "name"}
+    places = {"output", "cluster", "tracking", "evaluate", "bench", "name", "promote"}
+    if not (recipe.watch.every and recipe.watch.keep == "best"):
+        places.add("watch")
     content = recipe.model_dump(mode="json", exclude=places)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 

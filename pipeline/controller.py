@@ -18,7 +18,7 @@ from pipeline.evaluation.effectbench import adapter_file, standard_methods
 from pipeline.evaluation.report import markdown_table
 from pipeline.places import Places
 from pipeline.prompting import EffectPrompts
-from pipeline.stages.distill import History, OnMetrics, distill
+from pipeline.stages.distill import History, OnMetrics, OnPreview, distill
 from pipeline.stages.encode import Collection, collect, encode, missing
 from pipeline.stages.evaluate import evaluate, plan_evaluation, write_evaluation
 from pipeline.stages.export import export_student
@@ -57,7 +57,14 @@ def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
             return places
 
         publisher, history = Publisher(recipe, bank, places), History(places.history)
-        lora = distilled(recipe, prepared.manifest, places, ray, publisher.progress(history))
+        lora = distilled(
+            recipe,
+            prepared.manifest,
+            places,
+            ray,
+            publisher.progress(history),
+            publisher.preview,
+        )
         if until == "distill":
             return places
 
@@ -129,12 +136,17 @@ def prepare(
 
 
 def distilled(
-    recipe: Recipe, manifest: Manifest, places: Places, ray: StartRay, progress: OnMetrics
+    recipe: Recipe,
+    manifest: Manifest,
+    places: Places,
+    ray: StartRay,
+    progress: OnMetrics,
+    preview: OnPreview,
 ) -> Path:
     """The student's LoRA file: a finished one if there is one, else distilled now."""
     key = run_key_of(recipe, manifest)
     if (done := finished_student(places, key)) is not None:
         return done
     ray()
-    final = distill(recipe, manifest, places.stores, places.training, key, progress)
+    final = distill(recipe, manifest, places.stores, places.training, key, progress, preview)
     return save_student(final, recipe, places, key)

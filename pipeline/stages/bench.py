@@ -111,8 +111,9 @@ class Bench:
         places = self.places(key)
         named = vary(recipe, {"name": name, "tracking": self._tracking()})
         print(f"{name}: {key}", flush=True)
-        progress = Publisher(named, bank, places).progress(History(places.history))
-        return distilled(recipe, manifest, places, self.ray, progress)
+        publisher = Publisher(named, bank, places)
+        progress = publisher.progress(History(places.history))
+        return distilled(recipe, manifest, places, self.ray, progress, publisher.preview)
 
     def _tracking(self) -> dict[str, Any]:
         settings = self.recipe.tracking

@@ -59,6 +59,7 @@ def arguments_of(
 ) -> "tuple[StudentArguments, TeacherPoolArguments]":
     """Both halves' arguments: plain data, the same for Ray and for the reference loop."""
     from actors.session import NAMESPACE, device_of
+    from actors.student_watch import WatchArguments
     from actors.student_worker import StudentArguments
     from actors.teacher_pool import TeacherPoolArguments
 
@@ -83,6 +84,7 @@ def arguments_of(
         recipe_hash=run_key,
         board=board,
         namespace=NAMESPACE,
+        watch=WatchArguments(recipe.watch.every, recipe.watch.pictures),
     )
     teachers = TeacherPoolArguments(
         model=student.model,
@@ -105,6 +107,7 @@ def arguments_of(
 
 
 OnMetrics = Callable[[dict[str, float]], None]
+OnPreview = Callable[[int, bytes], None]
 
 
 class History:
@@ -164,8 +167,9 @@ def distill(
     training: Path,
     run_key: str,
     on_metrics: OnMetrics,
+    on_preview: OnPreview,
 ) -> Path:
-    """Run or resume the distillation; returns the final checkpoint's student folder."""
+    """Run or resume the distillation; returns the student folder of its last or best checkpoint."""
     from actors.student_group import RunPlace, run_student_group
 
     student, teachers = arguments_of(recipe, manifest, stores, run_key)
@@ -176,4 +180,6 @@ def distill(
         recipe.cluster.student_group,
         RunPlace(training.resolve(), run_key),
         on_metrics,
+        on_preview,
+        keep_best=recipe.watch.every > 0 and recipe.watch.keep == "best",
     )

@@ -18,7 +18,9 @@ def run_key_of(recipe: Recipe, manifest: Manifest) -> str:
     """What names a distillation: the recipe's settings and the content of all it trains on."""
     base = fingerprint(recipe.model.path, "transformer")
     workers = recipe.cluster.student_group.workers
-    return content_key(recipe_hash(recipe), base, manifest_content(manifest), workers)[:16]
+    watched = [recipe.watch.model_dump(mode="json")] if recipe.watch.every else []
+    content = manifest_content(manifest)
+    return content_key(recipe_hash(recipe), base, content, workers, *watched)[:16]
 
 
 def manifest_content(manifest: Manifest) -> dict[str, object]:
@@ -26,6 +28,8 @@ def manifest_content(manifest: Manifest) -> dict[str, object]:
     data = manifest.to_dict()
     for effect in data["effects"]:
         del effect["adapter"]
+        if not effect["held_back"]:
+            del effect["held_back"]
     return data
 
 
