@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class StudentArguments:
     recipe_hash: str
     board: str
     namespace: str
-    watch: WatchArguments = WatchArguments()
+    watch: WatchArguments = field(default_factory=WatchArguments)
 
 
 def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTrainer:

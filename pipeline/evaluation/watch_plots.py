@@ -63,9 +63,7 @@ def _lines(rows: Rows, panel: tuple[str, str | None, str | None, bool]) -> dict[
         for key, value in row.items():
             rest = key.removeprefix(prefix) if prefix and key.startswith(prefix) else None
             if key == bold or (rest and "/" not in rest):
-                steps, values = found.setdefault(
-                    bold if key == bold and bold else str(rest), ([], [])
-                )
+                steps, values = found.setdefault(rest or key, ([], []))
                 if math.isfinite(value):
                     steps.append(row["round"])
                     values.append(value)

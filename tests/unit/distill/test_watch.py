@@ -1,4 +1,4 @@
-"""Watching: it changes no bit, its score is least at the teacher, and a planted collapse is seen."""
+"""Watching: it changes no bit, its score is least at the teacher, a planted collapse is seen."""
 
 import hashlib
 from collections import deque
