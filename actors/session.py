@@ -66,7 +66,7 @@ def _leave(number: int, frame: object) -> None:
 
 def _asked(cluster: ClusterSettings) -> int:
     group, pool = cluster.student_group, cluster.teacher_pool
-    distill = group.workers * group.num_cpus + pool.max * pool.num_cpus
+    distill = group.max_workers * group.num_cpus + pool.max * pool.num_cpus
     encode = cluster.encoder_pool.max * cluster.encoder_pool.num_cpus
     return int(max(distill, encode)) + 1
 
@@ -74,7 +74,7 @@ def _asked(cluster: ClusterSettings) -> int:
 def _asked_resources(cluster: ClusterSettings) -> dict[str, float]:
     group, asked = cluster.student_group, defaultdict[str, float](float)
     parts = [(pool.max, pool.resources) for pool in (cluster.encoder_pool, cluster.teacher_pool)]
-    for count, resources in [*parts, (group.workers, group.resources)]:
+    for count, resources in [*parts, (group.max_workers, group.resources)]:
         for name, amount in resources.items():
             asked[name] += count * amount
     return dict(asked)

@@ -1,11 +1,8 @@
 """Tie the teacher pool to the student group: a Ray Data stream into a Ray Train worker group."""
 
-import json
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +21,11 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.policy_board import PolicyBoard
+from actors.run_place import RunPlace
 from actors.student_worker import StudentArguments, train_loop
 from actors.teacher_pool import TeacherActor, TeacherPoolArguments
+from actors.watchdog import OnMetrics, watched
 from pipeline.config import PoolSettings, StudentGroupSettings
-
-SNAPSHOT = "checkpoint_manager_snapshot.json"
-OnMetrics = Callable[[dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class RunPlace:
-    """Where Ray Train keeps a run: ``storage/name``; the same place resumes the same run."""
-
-    storage: Path
-    name: str
-
-    def checkpointed_round(self) -> int:
-        """The next round according to the checkpoint that Ray Train will restore; 0 if none."""
-        snapshot = self.storage / self.name / SNAPSHOT
-        if not snapshot.exists():
-            return 0
-        latest = json.loads(snapshot.read_text()).get("latest_checkpoint_result")
-        return int(latest["metrics"]["round"]) if latest else 0
-
-    def latest_checkpoint(self) -> Path | None:
-        """The student folder of the checkpoint that Ray Train will restore."""
-        snapshot = self.storage / self.name / SNAPSHOT
-        if not snapshot.exists():
-            return None
-        latest = json.loads(snapshot.read_text()).get("latest_checkpoint_result")
-        if not latest:
-            return None
-        folder: str = latest["checkpoint_dir_name"]
-        return self.storage / self.name / folder / "student"
 
 
 def rollout_stream(
@@ -79,6 +48,29 @@ def rollout_stream(
     )
 
 
+class RolloutData(DataConfig):  # type: ignore[misc]
+    """Gives each worker group that Ray Train starts a new stream, for as many workers as it has.
+
+    An elastic group's size is known only here; so is where the checkpoint lets it begin.
+    """
+
+    def __init__(self, stream: Callable[[int], Dataset]) -> None:
+        super().__init__(execution_options=ExecutionOptions(preserve_order=True))
+        self._stream = stream
+
+    def configure(
+        self,
+        datasets: dict[str, Dataset],
+        world_size: int,
+        worker_handles: Any = None,
+        worker_node_ids: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A shard a rank. ``datasets`` only name it: the group's size decides what is in it."""
+        streams = dict.fromkeys(datasets, self._stream(world_size))
+        return super().configure(streams, world_size, worker_handles, worker_node_ids, **kwargs)
+
+
 def run_student_group(
     student: StudentArguments,
     teachers: TeacherPoolArguments,
@@ -92,18 +84,20 @@ def run_student_group(
     Each worker group that Ray Train starts gets a new stream that begins at the checkpointed
     round. Blocks keep their order, so each rank gets its own block of every round.
     """
+    # The actors of a driver that was killed a moment ago may still hold the run's name.
+    name = f"{student.board}-{secrets.token_hex(4)}"
+    student, teachers = replace(student, board=name), replace(teachers, board=name)
     # Asking for nothing, the board could land on a preemptible node, or on one that counts as idle.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = PolicyBoard.options(  # type: ignore[attr-defined]
-        name=student.board, namespace=student.namespace, scheduling_strategy=here
-    ).remote(keep=student.lag + 2)
-    options = ExecutionOptions(preserve_order=True)
-    rounds, workers = student.settings.rounds, group.workers
+        name=name, namespace=student.namespace, scheduling_strategy=here
+    ).remote(keep=student.lag + 2, run=place.name)
+    rounds = student.settings.rounds
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"arguments": student},
         scaling_config=ScalingConfig(
-            num_workers=workers,
+            num_workers=group.workers,
             use_gpu=group.num_gpus > 0,
             resources_per_worker={"CPU": group.num_cpus}
             | ({"GPU": group.num_gpus} if group.num_gpus else {})
@@ -115,38 +109,13 @@ def run_student_group(
             failure_config=FailureConfig(max_failures=group.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
-        datasets={"train": lambda: rollout_stream(teachers, pool, place, rounds, workers)},
-        dataset_config=DataConfig(execution_options=options),
+        datasets={"train": ray.data.range(1)},
+        dataset_config=RolloutData(
+            lambda workers: rollout_stream(teachers, pool, place, rounds, workers)
+        ),
     )
-    with _listening(board, on_metrics):
+    with watched(board, on_metrics):
         trainer.fit()
     checkpoint = place.latest_checkpoint()
     assert checkpoint is not None, "the last round always reports a checkpoint"
     return checkpoint
-
-
-@contextmanager
-def _listening(board: Any, on_metrics: OnMetrics) -> Iterator[None]:
-    """Hand the board's metrics to a callback while the block runs, and the rest after it."""
-    stop, seen = threading.Event(), 0
-
-    def drain() -> None:
-        nonlocal seen
-        for metrics in ray.get(board.metrics_after.remote(seen)):
-            on_metrics(metrics)
-            seen += 1
-
-    def listen() -> None:
-        while not stop.wait(1.0):
-            drain()
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield
-        time.sleep(0.2)
-    finally:
-        stop.set()
-        listener.join()
-        drain()
-        ray.kill(board)

@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.set_defaults(command=_bench)
     _add_convert(commands)
     _add_miniature(commands)
+    _add_status(commands)
     return parser
 
 
@@ -131,6 +132,18 @@ def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--base", type=Path, help="the model's folder, which lora_unet_ keys need; checks the fit"
     )
     command.set_defaults(command=_convert)
+
+
+def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(
+        commands,
+        "status",
+        "progress and ETA of a run, running or over, from its output folder alone",
+        "status runs/demo",
+    )
+    command.add_argument("run", metavar="RUN", help="a run's output folder, or its recipe")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(command=_status)
 
 
 def _add_miniature(
@@ -226,6 +239,13 @@ def _convert(arguments: argparse.Namespace) -> None:
     from pipeline.convert import convert
 
     print(convert(arguments.source, arguments.out, arguments.to, arguments.base))
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from pipeline.status import describe, read_status
+
+    status = read_status(arguments.run)
+    print(status.to_json() if arguments.json else describe(status))
 
 
 def _build(arguments: argparse.Namespace) -> None:

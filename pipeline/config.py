@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from pipeline.problems import InputError, Problem, from_pydantic
-from pipeline.yaml_file import parse_yaml, read_mapping
+from pipeline.yaml_file import apply_override, read_mapping
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 # A NUL in a path is a ValueError in every file function.
@@ -192,14 +192,33 @@ class PoolSettings(Section):
 
 
 class StudentGroupSettings(Section):
-    """The Ray Train worker group."""
+    """The Ray Train worker group.
 
-    workers: Positive = 1
+    ``workers``: a number, or ``[min, max]``: elastic, as many as the cluster has room for, from
+    the last checkpoint on whenever that changes. A round has ``distill.batch`` samples a worker,
+    so the same weights come only from the same sizes at the same rounds.
+    """
+
+    workers: Positive | Annotated[tuple[Positive, Positive], Field(strict=False)] = 1
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
     resources: Resources = {}
     threads: Positive = 1
     max_failures: Annotated[int, Field(ge=-1)] = 3
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.min_workers > self.max_workers:
+            raise ValueError(f"workers {self.workers}: the first must not be above the second")
+        return self
+
+    @property
+    def min_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 class ClusterSettings(Section):
@@ -309,7 +328,7 @@ def inspect_recipe(
     problems: list[Problem] = []
     for override in overrides:
         try:
-            _apply_override(data, override)
+            apply_override(data, override)
         except InputError as error:
             problems += error.problems
     recipe, found = _salvage(str(path), data)
@@ -379,22 +398,3 @@ def _drop(data: dict[str, Any], error: ErrorDetails) -> set[str]:
     if required:
         inner[last] = "unknown"
     return {str(last)} if error["type"] != "value_error" else set()
-
-
-def _apply_override(data: dict[str, Any], override: str) -> None:
-    def refused(what: str, remedy: str) -> InputError:
-        return InputError([Problem("--set", key, override, what, remedy)])
-
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise refused("not KEY=VALUE", "write --set distill.rounds=100")
-    try:
-        value = parse_yaml(text)
-    except ValueError as error:
-        raise refused(f"the value is not YAML: {error}", "quote it") from None
-    *sections, last = key.split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise refused(f"{section} is not a section", "check the key")
-    data[last] = value

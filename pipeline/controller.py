@@ -17,6 +17,7 @@ from pipeline.config import Recipe, recipe_hash
 from pipeline.evaluation.effectbench import adapter_file, standard_methods
 from pipeline.evaluation.report import markdown_table
 from pipeline.places import Places
+from pipeline.progress import OnStage, Reporter, ignore
 from pipeline.prompting import EffectPrompts
 from pipeline.stages.distill import History, OnMetrics, distill
 from pipeline.stages.encode import Collection, collect, encode, missing
@@ -52,11 +53,13 @@ def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
         def ray() -> None:
             stack.enter_context(ray_session(recipe.cluster))
 
-        prepared = prepare(recipe, bank, places, ray, until)
+        on_stage = stack.enter_context(Reporter(recipe, places)).stage
+        prepared = prepare(recipe, bank, places, ray, until, on_stage=on_stage)
         if prepared is None or until == "targets":
             return places
 
         publisher, history = Publisher(recipe, bank, places), History(places.history)
+        on_stage("distill", recipe.distill.rounds, 0)
         lora = distilled(recipe, prepared.manifest, places, ray, publisher.progress(history))
         if until == "distill":
             return places
@@ -64,6 +67,7 @@ def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
         test = prepared.collection.test
         methods = standard_methods(recipe, prepared.manifest, adapter_file(lora))
         plan = plan_evaluation(recipe, bank, test, methods, places.evaluation)
+        on_stage("evaluate", len(plan.rows), len(plan.rows) - len(plan.unsampled))
         if plan.unsampled or plan.unjudged:
             ray()
         scores = evaluate(recipe, plan, places.stores)
@@ -73,6 +77,7 @@ def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
         if until == "evaluate":
             return places
 
+        on_stage("export", 0, 0)
         export_student(
             student_weights(lora),
             recipe.student.lora,
@@ -98,6 +103,7 @@ def prepare(
     ray: StartRay,
     until: str = "targets",
     pairs: bool = False,
+    on_stage: OnStage = ignore,
 ) -> Prepared | None:
     """Everything before the student, as far as ``until``; None if that is before the targets.
 
@@ -109,12 +115,14 @@ def prepare(
 
     collection, jobs = collect(recipe, bank, prompts, pairs)
     if todo := missing(jobs.values(), stored_keys(places.encodings)):
+        on_stage("encode", len(jobs), len(jobs) - len(todo))
         ray()
         encode(recipe, todo, places.encodings)
     if until == "encode":
         return None
 
     if taught := untaught(recipe, collection.effects, places.teachers):
+        on_stage("teach", len(taught), 0)
         ray()
         teach_all(recipe, taught, [places.encodings])
     if until == "teach":
@@ -123,6 +131,7 @@ def prepare(
     manifest, targets = plan_targets(recipe, collection, places.teachers)
     made = stored_keys(places.targets)
     if wanted := [job for job in targets if job.key not in made]:
+        on_stage("targets", len(targets), len(targets) - len(wanted))
         ray()
         make_targets(recipe, wanted, [places.encodings], places.targets)
     return Prepared(prompts, collection, manifest)

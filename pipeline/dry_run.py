@@ -38,7 +38,8 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
         targets, note = sum(job.key not in made for job in wanted), ""
     guided = 2 if recipe.targets.guidance > 1 else 1
     student_cost, teacher_cost = forwards_per_student_update(recipe, bank)
-    updates = recipe.distill.rounds * recipe.distill.batch * recipe.cluster.student_group.workers
+    workers = recipe.cluster.student_group.max_workers
+    updates = recipe.distill.rounds * recipe.distill.batch * workers
     pictures = len(collection.test) * len(bank.effects) * recipe.evaluate.draws
     nfe = 2 * recipe.targets.steps * guided + recipe.student.steps
     taught = len(teachers) * recipe.teach.steps * recipe.teach.batch * 3
@@ -51,7 +52,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
         f"targets   {targets} of {samples} missing{note}: "
         f"{targets * recipe.targets.steps * guided:,} forwards",
         f"distill   {recipe.distill.rounds} rounds of {recipe.distill.batch} samples on "
-        f"{recipe.cluster.student_group.workers} workers: {student_cost:.1f} forwards a student "
+        f"{workers} workers: {student_cost:.1f} forwards a student "
         f"sample in the student group, {teacher_cost:.1f} in the teacher pool, "
         f"{updates * (student_cost + teacher_cost):,.0f} in all",
         f"evaluate  {pictures} pictures a method: {pictures * nfe:,} forwards",

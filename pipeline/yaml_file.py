@@ -81,3 +81,24 @@ def read_mapping(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise refused("not a mapping", type(data).__name__)
     return data
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Put ``section.key=value``, the value in YAML, into a mapping. Raises InputError."""
+
+    def refused(what: str, remedy: str) -> InputError:
+        return InputError([Problem("--set", key, override, what, remedy)])
+
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise refused("not KEY=VALUE", "write --set distill.rounds=100")
+    try:
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise refused(f"the value is not YAML: {error}", "quote it") from None
+    *sections, last = key.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise refused(f"{section} is not a section", "check the key")
+    data[last] = value

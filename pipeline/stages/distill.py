@@ -166,7 +166,8 @@ def distill(
     on_metrics: OnMetrics,
 ) -> Path:
     """Run or resume the distillation; returns the final checkpoint's student folder."""
-    from actors.student_group import RunPlace, run_student_group
+    from actors.run_place import RunPlace
+    from actors.student_group import run_student_group
 
     student, teachers = arguments_of(recipe, manifest, stores, run_key)
     return run_student_group(

@@ -1,5 +1,7 @@
 """Actors ask for the custom resources that the recipe names, and are placed by them."""
 
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import ray
 
 from actors import session, student_group
 from actors.pool import through_pool
+from actors.run_place import RunPlace
 from pipeline.config import ClusterSettings, PoolSettings, StudentGroupSettings
 
 
@@ -35,31 +38,33 @@ def test_student_group_and_rollouts_ask_for_their_resources(
     class Trainer:
         def __init__(self, loop: Any, **arguments: Any) -> None:
             asked["student"] = arguments["scaling_config"].resources_per_worker
-            self.stream = arguments["datasets"]["train"]
+            self.stream = arguments["dataset_config"]
 
         def fit(self) -> None:
-            self.stream()
+            self.stream.configure({"train": None}, 1)
             raise Stop
 
-    def map_batches(self: Any, actor: type, **arguments: Any) -> None:
+    def map_batches(self: Any, actor: type, **arguments: Any) -> Any:
         asked["teacher"] = arguments["resources"]
+        return self
 
     monkeypatch.setattr(student_group, "TorchTrainer", Trainer)
     monkeypatch.setattr(ray.data.Dataset, "map_batches", map_batches)
 
-    class Student:
-        board, namespace, lag = "placement", "collectionlora", 0
-
-        class settings:
-            rounds = 1
+    @dataclass(frozen=True)
+    class Arguments:
+        board: str = "placement"
+        namespace: str = "collectionlora"
+        lag: int = 0
+        settings: Any = SimpleNamespace(rounds=1)
 
     with pytest.raises(Stop):
         student_group.run_student_group(
-            Student,  # type: ignore[arg-type]
-            None,  # type: ignore[arg-type]
+            Arguments(),  # type: ignore[arg-type]
+            Arguments(),  # type: ignore[arg-type]
             PoolSettings(resources={"teacher": 1.0}),
             StudentGroupSettings(num_cpus=2.0, num_gpus=1.0, resources={"student": 1.0}),
-            student_group.RunPlace(tmp_path, "placed"),
+            RunPlace(tmp_path, "placed"),
             lambda metrics: None,
         )
     assert asked == {

@@ -1,0 +1,155 @@
+"""Where a run stands, in its own output folder: so that anybody who can read it can tell.
+
+``progress.json`` says the recipe, the stage and how much of it there was to do; rewritten every
+few seconds, it is also the run's sign of life. All else (rounds, losses, rates) is in what the
+stages themselves write. ``pipeline.status`` reads it.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import Recipe, recipe_hash
+from pipeline.places import Places
+from pipeline.storage import write_atomic
+
+FILE = "progress.json"
+BEAT_SECONDS = 15.0
+# (stage, how much of it there is, how much of that was there before)
+OnStage = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run's own word on itself.
+
+    state: running, finished or failed; total, ready: what the stage is of, and what of it was
+    there when it began; stored: what its store then held in all (other recipes' included), so that
+    what has come since can be counted; times are seconds of the epoch.
+    """
+
+    recipe: dict[str, Any]
+    recipe_hash: str
+    host: str
+    pid: int
+    state: str
+    stage: str
+    total: int
+    ready: int
+    stored: int
+    stage_began: float
+    alive: float
+    error: str = ""
+
+
+def ignore(stage: str, total: int, ready: int) -> None:
+    """For who does not want to know."""
+
+
+def progress_file(places: Places) -> Path:
+    """Where a run's word on itself is."""
+    return places.output / FILE
+
+
+def read_progress(places: Places) -> Progress | None:
+    """The last word of a run, or None where there is none (or one of another version)."""
+    try:
+        return Progress(**json.loads(progress_file(places).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def stored(stage: str, places: Places) -> int:
+    """How much a stage's store holds, whoever put it there."""
+    if stage == "encode":
+        return _rows(places.encodings)
+    if stage == "targets":
+        return _rows(places.targets)
+    if stage == "teach":
+        return len(list(places.teachers.glob("*.safetensors")))
+    if stage == "evaluate":
+        # Each picture has its cost beside it.
+        return _rows(places.evaluation / "pictures") // 2
+    return 0
+
+
+def _rows(folder: Path) -> int:
+    """Rows of a store's parts. Only looks: what to do about a damaged part is the run's."""
+    rows = 0
+    for part in folder.glob("part-*.parquet"):
+        try:
+            rows += pq.read_metadata(part).num_rows
+        except (pa.ArrowInvalid, OSError):
+            continue
+    return rows
+
+
+class Reporter:
+    """Keeps ``progress.json`` up to date for the length of a ``with`` block."""
+
+    def __init__(self, recipe: Recipe, places: Places, beat: float = BEAT_SECONDS) -> None:
+        self._places, self._beat = places, beat
+        now = time.time()
+        self._last = Progress(
+            recipe=recipe.model_dump(mode="json"),
+            recipe_hash=recipe_hash(recipe),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            state="running",
+            stage="prompts",
+            total=0,
+            ready=0,
+            stored=0,
+            stage_began=now,
+            alive=now,
+        )
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._beating, daemon=True)
+
+    def stage(self, stage: str, total: int, ready: int) -> None:
+        """A stage begins: ``ready`` of ``total`` are there already."""
+        held, now = stored(stage, self._places), time.time()
+        self._write(stage=stage, total=total, ready=ready, stored=held, stage_began=now)
+
+    def __enter__(self) -> Self:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if error is None:
+            self._write(state="finished")
+        else:
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            self._write(state="failed", error=said)
+
+    def _beating(self) -> None:
+        while not self._stop.wait(self._beat):
+            self._write()
+
+    def _write(self, **changes: Any) -> None:
+        with self._lock:
+            self._last = replace(self._last, alive=time.time(), **changes)
+            text = json.dumps(asdict(self._last), indent=1)
+            try:
+                write_atomic(progress_file(self._places), text.encode())
+            except OSError as error:
+                # The stages write to the same place, and say what to do where they cannot.
+                print(f"warning: {progress_file(self._places)}: {error}", flush=True)

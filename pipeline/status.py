@@ -1,0 +1,170 @@
+"""``collectionlora status``: how a run stands, from its output folder alone.
+
+Nothing is asked of the run itself, of Ray or of MLflow: it may be on another machine, or over.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from actors.run_place import SNAPSHOT, RunPlace
+from pipeline.config import load_recipe
+from pipeline.places import Places
+from pipeline.problems import InputError, Problem
+from pipeline.progress import BEAT_SECONDS, FILE, Progress, read_progress, stored
+from pipeline.stages.distill import History
+
+RECENT = 50
+# Without a sign of life for so long a run is taken to be over: some beats may be late.
+SILENT_SECONDS = 4 * BEAT_SECONDS
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands. Shares are of recent rounds' time; ``eta_seconds`` is of the stage.
+
+    state: ``running``, ``finished``, ``failed``, or ``stopped`` (no sign of life, no end).
+    """
+
+    name: str
+    recipe_hash: str
+    output: str
+    state: str
+    stage: str
+    done: int
+    total: int
+    eta_seconds: float | None
+    alive_seconds_ago: float
+    where: str
+    error: str
+    round: int | None = None
+    rounds: int | None = None
+    checkpoint_round: int | None = None
+    losses: dict[str, float] | None = None
+    rounds_per_second: float | None = None
+    student_wait_share: float | None = None
+    teacher_busy_share: float | None = None
+    policy_lag: float | None = None
+
+    def to_json(self) -> str:
+        """All fields, as JSON."""
+        return json.dumps(asdict(self), indent=1)
+
+
+def read_status(run: str | Path, now: float | None = None) -> Status:
+    """The status of a run: its output folder, or the recipe that names it.
+
+    Raises:
+        InputError: there is no such folder or recipe, or no run has been there.
+    """
+    path, now = Path(run), time.time() if now is None else now
+    output = path if path.is_dir() else Path(load_recipe(path).output)
+    places = Places(output)
+    progress = read_progress(places)
+    if progress is None:
+        what = f"no run has been here: no {FILE}" if output.is_dir() else "no such folder"
+        remedy = "give a run's output folder or its recipe; a run writes it when it begins"
+        raise InputError([Problem(str(output), "", None, what, remedy)])
+    return _status(places, progress, now)
+
+
+def describe(status: Status) -> str:
+    """For a person: some lines."""
+    s = status
+    share = f", {100 * s.done / s.total:.0f} %" if s.total else ""
+    count = f"{s.done} of {s.total}{share}" if s.total else ""
+    lines = [f"{s.name} ({s.recipe_hash}) in {s.output}: {s.state}"]
+    lines += [f"stage     {s.stage}  {count}".rstrip()]
+    if s.eta_seconds is not None and s.state == "running":
+        lines.append(f"ETA       {_clock(s.eta_seconds)} to the end of this stage")
+    if s.round is not None:
+        at = "none yet" if s.checkpoint_round is None else f"round {s.checkpoint_round}"
+        lines.append(f"round     {s.round} of {s.rounds}; checkpoint: {at}")
+    if s.losses:
+        lines.append("loss      " + "  ".join(f"{k} {v:.4f}" for k, v in s.losses.items()))
+    if s.rounds_per_second is not None:
+        busy = s.teacher_busy_share
+        lines.append(
+            f"speed     {s.rounds_per_second:.2f} rounds/s; student waits "
+            f"{100 * (s.student_wait_share or 0):.0f} % of the time"
+            + ("" if busy is None else f", teachers are busy {100 * busy:.0f} %")
+            + ("" if s.policy_lag is None else f"; policy lag {s.policy_lag:.0f}")
+        )
+    lines.append(f"alive     {_clock(s.alive_seconds_ago)} ago, {s.where}")
+    if s.error:
+        lines.append(f"error     {s.error}")
+    if s.state in ("stopped", "failed"):
+        lines.append("remedy    start the same recipe again: it goes on from here")
+    return "\n".join(lines)
+
+
+def _status(places: Places, progress: Progress, now: float) -> Status:
+    silent = now - progress.alive
+    state = progress.state
+    if state == "running" and silent > SILENT_SECONDS:
+        state = "stopped"
+    rows = History(places.history).load()
+    done, per_second = progress.ready, 0.0
+    rounds = int(progress.recipe["distill"]["rounds"])
+    recent = rows[-RECENT:]
+    spent = sum(row["seconds_update"] + row["seconds_wait"] for row in recent)
+    if progress.stage == "distill":
+        done = int(rows[-1]["round"]) + 1 if rows else 0
+        per_second = len(recent) / spent if spent else 0.0
+    elif progress.total:
+        came = stored(progress.stage, places) - progress.stored
+        done += came
+        per_second = came / max(progress.alive - progress.stage_began, 1e-9)
+    if state == "finished":
+        done = progress.total
+    done = min(done, progress.total) if progress.total else done
+    left = max(progress.total - done, 0)
+    status = Status(
+        name=str(progress.recipe["name"]),
+        recipe_hash=progress.recipe_hash,
+        output=str(places.output),
+        state=state,
+        stage=progress.stage,
+        done=done,
+        total=progress.total,
+        eta_seconds=left / per_second if per_second > 0 else (0.0 if not left else None),
+        alive_seconds_ago=silent,
+        where=f"process {progress.pid} on {progress.host}",
+        error=progress.error,
+    )
+    if not rows:
+        return status
+    last = rows[-1]
+    busy = [row["teacher_busy_share"] for row in recent if "teacher_busy_share" in row]
+    return Status(
+        **{
+            **asdict(status),
+            "round": int(last["round"]) + 1,
+            "rounds": rounds,
+            "checkpoint_round": _checkpointed(places),
+            "losses": {k: v for k, v in last.items() if k.startswith("loss_")},
+            "rounds_per_second": len(recent) / spent if spent else None,
+            "student_wait_share": sum(r["seconds_wait"] for r in recent) / spent if spent else None,
+            "teacher_busy_share": float(np.mean(busy)) if busy else None,
+            "policy_lag": last.get("policy_lag"),
+        }
+    )
+
+
+def _checkpointed(places: Places) -> int | None:
+    """The round of the latest checkpoint, by Ray Train's own record of it."""
+    found = sorted(
+        places.training.glob(f"*/{SNAPSHOT}"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    if not found:
+        return None
+    return RunPlace(places.training, found[0].parent.name).checkpointed_round() or None
+
+
+def _clock(seconds: float) -> str:
+    whole = int(max(seconds, 0))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {whole % 60:02} s"
