@@ -32,3 +32,9 @@ class RunPlace:
             return None
         folder: str = latest["checkpoint_dir_name"]
         return self.storage / self.name / folder / "student"
+
+
+def latest_run(storage: Path) -> RunPlace | None:
+    """Of the runs in a storage, the one that wrote a checkpoint last; None if none did."""
+    found = sorted(storage.glob(f"*/{SNAPSHOT}"), key=lambda path: path.stat().st_mtime)
+    return RunPlace(storage, found[-1].parent.name) if found else None

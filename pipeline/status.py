@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.run_place import SNAPSHOT, RunPlace
+from actors.run_place import latest_run
 from pipeline.config import load_recipe
 from pipeline.places import Places
 from pipeline.problems import InputError, Problem
@@ -137,14 +137,14 @@ def _status(places: Places, progress: Progress, now: float) -> Status:
     )
     if not rows:
         return status
-    last = rows[-1]
+    last, place = rows[-1], latest_run(places.training)
     busy = [row["teacher_busy_share"] for row in recent if "teacher_busy_share" in row]
     return Status(
         **{
             **asdict(status),
             "round": int(last["round"]) + 1,
             "rounds": rounds,
-            "checkpoint_round": _checkpointed(places),
+            "checkpoint_round": (place.checkpointed_round() or None) if place else None,
             "losses": {k: v for k, v in last.items() if k.startswith("loss_")},
             "rounds_per_second": len(recent) / spent if spent else None,
             "student_wait_share": sum(r["seconds_wait"] for r in recent) / spent if spent else None,
@@ -154,17 +154,7 @@ def _status(places: Places, progress: Progress, now: float) -> Status:
     )
 
 
-def _checkpointed(places: Places) -> int | None:
-    """The round of the latest checkpoint, by Ray Train's own record of it."""
-    found = sorted(
-        places.training.glob(f"*/{SNAPSHOT}"), key=lambda path: path.stat().st_mtime, reverse=True
-    )
-    if not found:
-        return None
-    return RunPlace(places.training, found[0].parent.name).checkpointed_round() or None
-
-
 def _clock(seconds: float) -> str:
-    whole = int(max(seconds, 0))
+    whole = round(max(seconds, 0))
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {whole % 60:02} s"

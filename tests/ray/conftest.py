@@ -14,6 +14,7 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",
         num_cpus=4,
         resources={"teacher": 2, "student": 2},
         include_dashboard=False,

@@ -26,6 +26,9 @@ def test_a_pool_is_placed_by_its_resources() -> None:
     assert batch["teacher"].tolist() == [2.0]
 
 
+ONE_ROUND = SimpleNamespace(rounds=1)
+
+
 class Stop(Exception):
     """Raised by the trainer that stands in for Ray Train, once it has been asked to fit."""
 
@@ -56,7 +59,7 @@ def test_student_group_and_rollouts_ask_for_their_resources(
         board: str = "placement"
         namespace: str = "collectionlora"
         lag: int = 0
-        settings: Any = SimpleNamespace(rounds=1)
+        settings: Any = ONE_ROUND
 
     with pytest.raises(Stop):
         student_group.run_student_group(
@@ -79,7 +82,7 @@ def test_a_local_cluster_has_the_resources_that_the_recipe_asks_for() -> None:
         teacher_pool=PoolSettings(max=3, resources={"teacher": 1.0, "ssd": 1.0}),
         student_group=StudentGroupSettings(workers=2, resources={"student": 1.0, "ssd": 2.0}),
     )
-    assert session._asked_resources(cluster) == {
+    assert session.asked_resources(cluster) == {
         "encode": 1.0,
         "teacher": 3.0,
         "ssd": 7.0,
