@@ -131,10 +131,14 @@ class Adapters:
             layer.delete_adapter(slot)
         getattr(self.transformer, "peft_config", {}).pop(slot, None)
 
+    def slot(self, name: str) -> str:
+        """The name that an adapter has within peft's layers."""
+        return self._injected_as.get(name, name)
+
     def state(self, name: str) -> dict[str, Tensor]:
         """An adapter's live tensors, ``<module>.lora_A`` and ``<module>.lora_B``, in order."""
         state: dict[str, Tensor] = {}
-        slot = self._injected_as.get(name, name)
+        slot = self.slot(name)
         for module, layer in sorted(self._layers_with(slot).items()):
             state[f"{module}.lora_A"] = layer.lora_A[slot].weight
             state[f"{module}.lora_B"] = layer.lora_B[slot].weight
@@ -159,7 +163,7 @@ class Adapters:
         checkpointing runs the forward again.
         """
         before = self._selected
-        self._select(tuple(self._injected_as.get(name, name) for name in names))
+        self._select(tuple(self.slot(name) for name in names))
         try:
             yield
         finally:
@@ -230,7 +234,7 @@ class Adapters:
         return args, kwargs | {"adapter_names": list(self._selected) * times}
 
     def _copy_in(self, name: str, modules: Mapping[str, LoraModule]) -> None:
-        slot = self._injected_as.get(name, name)
+        slot = self.slot(name)
         with torch.no_grad():
             for module, weights in modules.items():
                 layer = self.layers[module]

@@ -132,7 +132,7 @@ def test_ranks_and_alphas_of_every_module_reach_its_layer(lora: dict[str, LoraMo
     state = adapters.state("resized")
     for name, m in modules.items():
         assert state[f"{name}.lora_A"].shape == m.down.shape
-        assert adapters.layers[name].scaling["resized"] == m.scale
+        assert adapters.layers[name].scaling[adapters.slot("resized")] == m.scale
 
 
 PREFIXES = (
