@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image
 
 from actors.session import ray_session
@@ -34,6 +33,7 @@ from pipeline.stages.warm_start import warm_start
 from pipeline.storage import sha256_file
 from pipeline.types import Manifest
 from tests.tiny_model import write_tiny_model
+from tests.tiny_run import write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -57,31 +57,8 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe_file(folder: Path, output: str, **distill: object) -> Path:
-    content = {
-        "name": "tiny",
-        "bank": str(folder / "bank"),
-        "output": str(folder / output),
-        "model": {"path": str(folder / "model")},
-        "teach": {"lora": {"rank": 2, "alpha": 4.0}, "steps": 2, "learning_rate": 1e-3},
-        "targets": {"sources": 2, "steps": 2, "guidance": 1.5, "batch": 4},
-        "student": {"steps": 4, "lora": {"rank": 2, "alpha": 2.0}},
-        "distill": {
-            "rounds": 6,
-            "batch": 2,
-            "fake_updates": 2,
-            "learning_rate": 1e-3,
-            "fake_learning_rate": 1e-3,
-            "ema": 0.5,
-            "guidance": 1.5,
-            "ta_fm_batch": 3,
-            "checkpoint_every": 3,
-        }
-        | distill,
-        "evaluate": {"truth": "miniature", "photographs": 1},
-    }
-    path = folder / f"{output}.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    changes = {"distill": distill}
+    return write_recipe(folder / f"{output}.yaml", folder, str(folder / output), changes)
 
 
 def recipe_in(folder: Path, output: str, *overrides: str, **distill: object) -> Recipe:

@@ -42,10 +42,20 @@ def test_every_row_is_measured(record: dict[str, Any]) -> None:
     assert rows["student update"]["forwards"] == 26
     assert rows["student update"]["finite"] is True
     assert rows["rollout"]["forwards"] == 13
-    # Which of two seconds is the less is not for a test on a machine that others use, too.
     assert rows["train, native, batch 1"]["mfu"] > 0
-    assert rows["adapter switch"]["seconds_injected_with_its_file_read"] > 0
     assert len(record["about"]["bars"]) == 6
+
+
+@pytest.mark.slow
+def test_the_seconds_are_as_the_forwards_say(record: dict[str, Any]) -> None:
+    """Slow for its reason, not its length: it compares seconds, which wants a quiet machine."""
+    rows = {row["name"]: row for row in record["rows"]}
+    assert rows["train, native, batch 1"]["mfu"] < 1.5
+    # Ours does a third of the forwards.
+    ours = rows["student update"]["seconds"]
+    assert ours < rows["published update, emulated"]["seconds"]
+    switch = rows["adapter switch"]
+    assert switch["seconds_from_host"] < switch["seconds_injected_with_its_file_read"]
 
 
 def test_the_published_update_costs_77_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
