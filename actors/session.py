@@ -42,8 +42,8 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
         # "local": some other cluster of this machine is none of ours.
         ray.init(
             address="local",
-            num_cpus=max(os.cpu_count() or 1, _asked(cluster)),
-            resources=_asked_resources(cluster),
+            num_cpus=max(os.cpu_count() or 1, asked_cpus(cluster)),
+            resources=asked_resources(cluster),
             include_dashboard=False,
             **common,
         )
@@ -66,14 +66,16 @@ def _leave(number: int, frame: object) -> None:
     os._exit(128 + number)
 
 
-def _asked(cluster: ClusterSettings) -> int:
+def asked_cpus(cluster: ClusterSettings) -> int:
+    """Logical CPUs that the recipe's actors ask for together, and one for Ray Data's tasks."""
     group, pool = cluster.student_group, cluster.teacher_pool
     distill = group.workers * group.num_cpus + pool.max * pool.num_cpus
     encode = cluster.encoder_pool.max * cluster.encoder_pool.num_cpus
     return int(max(distill, encode)) + 1
 
 
-def _asked_resources(cluster: ClusterSettings) -> dict[str, float]:
+def asked_resources(cluster: ClusterSettings) -> dict[str, float]:
+    """Custom resources that the recipe's actors ask for together."""
     group, asked = cluster.student_group, defaultdict[str, float](float)
     parts = [(pool.max, pool.resources) for pool in (cluster.encoder_pool, cluster.teacher_pool)]
     for count, resources in [*parts, (group.workers, group.resources)]:

@@ -1,11 +1,8 @@
 """Tie the teacher pool to the student group: a Ray Data stream into a Ray Train worker group."""
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import secrets
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.data
@@ -25,9 +22,8 @@ from actors.policy_board import PolicyBoard
 from actors.run_place import RunPlace
 from actors.student_worker import StudentArguments, train_loop
 from actors.teacher_pool import TeacherActor, TeacherPoolArguments
+from actors.watchdog import OnMetrics, watched
 from pipeline.config import PoolSettings, StudentGroupSettings
-
-OnMetrics = Callable[[dict[str, float]], None]
 
 
 def rollout_stream(
@@ -64,11 +60,14 @@ def run_student_group(
     round. Blocks keep their order, so each rank gets its own block of every round.
     """
     place.heal()
+    # The actors of a driver that was killed a moment ago may still hold the run's name.
+    name = f"{student.board}-{secrets.token_hex(4)}"
+    student, teachers = replace(student, board=name), replace(teachers, board=name)
     # Asking for nothing, the board could land on a preemptible node, or on one that counts as idle.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = PolicyBoard.options(  # type: ignore[attr-defined]
-        name=student.board, namespace=student.namespace, scheduling_strategy=here
-    ).remote(keep=student.lag + 2)
+        name=name, namespace=student.namespace, scheduling_strategy=here
+    ).remote(keep=student.lag + 2, run=place.name)
     options = ExecutionOptions(preserve_order=True)
     rounds, workers = student.settings.rounds, group.workers
     trainer = TorchTrainer(
@@ -90,35 +89,8 @@ def run_student_group(
         datasets={"train": lambda: rollout_stream(teachers, pool, place, rounds, workers)},
         dataset_config=DataConfig(execution_options=options),
     )
-    with _listening(board, on_metrics):
+    with watched(board, on_metrics):
         trainer.fit()
     checkpoint = place.latest_checkpoint()
     assert checkpoint is not None, "the last round always reports a checkpoint"
     return checkpoint
-
-
-@contextmanager
-def _listening(board: Any, on_metrics: OnMetrics) -> Iterator[None]:
-    """Hand the board's metrics to a callback while the block runs, and the rest after it."""
-    stop, seen = threading.Event(), 0
-
-    def drain() -> None:
-        nonlocal seen
-        for metrics in ray.get(board.metrics_after.remote(seen)):
-            on_metrics(metrics)
-            seen += 1
-
-    def listen() -> None:
-        while not stop.wait(1.0):
-            drain()
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield
-        time.sleep(0.2)
-    finally:
-        stop.set()
-        listener.join()
-        drain()
-        ray.kill(board)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from actors.announcer import Announcer, gpu_memory
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.distill.start import begin_with
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
@@ -88,26 +89,40 @@ def train_loop(config: dict[str, Any]) -> None:
     """``TorchTrainer``'s loop: consume rollouts, update, publish, record, checkpoint."""
     arguments: StudentArguments = config["arguments"]
     context = ray.train.get_context()
-    rank, workers = context.get_world_rank(), context.get_world_size()
+    if context.get_world_rank() > 0:
+        _train(arguments, None)
+        return
     board = ray.get_actor(arguments.board, namespace=arguments.namespace)
+    with Announcer(board, keep=arguments.lag + 2) as announcer:
+        _train(arguments, announcer)
+
+
+def _train(arguments: StudentArguments, announcer: Announcer | None) -> None:
+    """The loop of one rank; ``announcer`` is rank 0's."""
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
     trainer = student_trainer(arguments, workers)
     progress = resume(trainer, arguments)
     recent = deque(progress.policies, maxlen=arguments.lag + 1)
-    if rank == 0:
-        for age, policy in enumerate(reversed(recent)):
-            publish(board, progress.round - age, policy)
+    if announcer is not None:
+        versions = {progress.round - age: policy for age, policy in enumerate(reversed(recent))}
+        announcer.publish(versions)
+        announcer.doing("waiting", progress.round)
 
     round_index, waited_since = progress.round, time.monotonic()
     shard = ray.train.get_dataset_shard("train")
     for columns in shard.iter_batches(batch_size=None, prefetch_batches=0):
         arrived = time.monotonic()
+        if announcer is not None:
+            announcer.doing("working", round_index)
         rollout = Rollout.from_columns(columns)
         check_version(rollout, round_index, arguments.lag)
         metrics = trainer.update(rollout, round_index, rank)
         round_index += 1
-        if rank == 0:
+        if announcer is not None:
             recent.append(trainer.policy())
-            publish(board, round_index, recent[-1])
+            updated = time.monotonic()
+            announcer.publish({round_index: recent[-1]})
             now = time.monotonic()
             metrics |= {
                 "round": float(round_index - 1),
@@ -116,14 +131,20 @@ def train_loop(config: dict[str, Any]) -> None:
                 "seconds_rollout": float(rollout.seconds.mean()),
                 "seconds_wait": arrived - waited_since,
                 "seconds_update": now - arrived,
+                "seconds_publish": now - updated,
+                "workers": float(workers),
             }
-            board.record.remote(metrics)
+            if memory := gpu_memory():
+                metrics["gpu_memory_student"] = memory
+            announcer.record(metrics)
         last = round_index == arguments.settings.rounds
         if last or round_index % arguments.checkpoint_every == 0:
             report_checkpoint(trainer, round_index, arguments.recipe_hash, list(recent), rank)
-        waited_since = time.monotonic()
         if last:
             break
+        waited_since = time.monotonic()
+        if announcer is not None:
+            announcer.doing("waiting", round_index)
 
 
 def resume(trainer: StudentTrainer, arguments: StudentArguments) -> Progress:
@@ -140,12 +161,6 @@ def check_version(rollout: Rollout, round_index: int, lag: int) -> None:
     expected = max(0, round_index - lag)
     found = set(rollout.policy_version.tolist())
     assert found == {expected}, f"round {round_index} wants policy {expected}, got {found}"
-
-
-def publish(board: Any, version: int, policy: dict[str, Tensor]) -> None:
-    """Put weights in the object store and tell the board."""
-    reference = ray.put({k: v.numpy() for k, v in policy.items()})
-    ray.get(board.publish.remote(version, [reference]))
 
 
 def report_checkpoint(

@@ -13,6 +13,8 @@ from pipeline.problems import Problem, StorageError
 
 # Stores that MLflow speaks to by itself; its plugins' schemes are code of others.
 TRACKING = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
+# What pipeline.models.local fetches.
+MODELS = ("s3", "hf")
 
 
 def address_problems(
@@ -25,8 +27,10 @@ def address_problems(
     """
     for field, text in (("bank", recipe.bank), ("output", recipe.output)):
         yield from _place_problems(file, field, text, environment)
-    if "://" in recipe.model.path:
-        what, remedy = "not a folder", "give a folder that every node has, in its image say"
+    scheme, separator, _ = recipe.model.path.partition("://")
+    if separator and scheme not in MODELS:
+        what = f"{scheme}:// is not read"
+        remedy = "give a folder that every node has, s3://BUCKET/NAME or hf://OWNER/NAME"
         yield Problem(file, "model.path", shown(recipe.model.path), what, remedy)
     if recipe.tracking.uri is not None:
         yield from _tracking_problems(file, recipe.tracking.uri)

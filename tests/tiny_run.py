@@ -1,5 +1,6 @@
 """A whole run that is too small to mean anything, as files and a command."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -7,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
+from pipeline.bank import load_bank
+from pipeline.config import Recipe, load_recipe
+from pipeline.controller import run
 from pipeline.miniature.bank import write_bank
 from tests.tiny_model import write_tiny_model
 
@@ -52,8 +57,41 @@ def write_recipe(
     return path
 
 
+def write_tiny_bank(folder: Path) -> Path:
+    """The same inputs with rows of three buckets, and an output "first" with all caches made.
+
+    Squares, a wide general row, and an edit of two pictures.
+    """
+    write_inputs(folder)
+    rows = folder / "bank" / "general.jsonl"
+    first, second, third = (json.loads(line) for line in rows.read_text().splitlines())
+    with Image.open(folder / "bank" / second["image"]) as picture:
+        picture.resize((90, 60)).save(folder / "bank" / "wide.png")
+    second["image"] = "wide.png"
+    third["image"] = [first["image"], third["image"]]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in (first, second, third)))
+    run(recipe_in(folder, "first"), load_bank(folder / "bank"), until="targets")
+    return folder
+
+
+def recipe_file(folder: Path, output: str, **distill: object) -> Path:
+    """The recipe of an output beside the inputs."""
+    changes = {"distill": distill}
+    return write_recipe(folder / f"{output}.yaml", folder, str(folder / output), changes)
+
+
+def recipe_in(folder: Path, output: str, *overrides: str, **distill: object) -> Recipe:
+    return load_recipe(recipe_file(folder, output, **distill), overrides)
+
+
+def share_caches(folder: Path, output: str) -> None:
+    """Give a new output the first run's caches, so that only the distillation is left to do."""
+    (folder / output).mkdir()
+    (folder / output / "cache").symlink_to(folder / "first" / "cache")
+
+
 def pipeline(
-    environment: Mapping[str, str], *arguments: str | Path, timeout: float = 280
+    environment: Mapping[str, str], *arguments: str | Path, timeout: float = 600
 ) -> "subprocess.CompletedProcess[str]":
     """A command of the pipeline in a process of its own."""
     command = [sys.executable, "-m", "pipeline", *map(str, arguments)]

@@ -1,6 +1,5 @@
 """Ray adds nothing to the numbers: actors, restarts and resumes leave the student's bits alone."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,18 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from actors.session import ray_session
 from actors.student_worker import student_trainer
 from actors.teacher_pool import rollout_worker
 from pipeline.bank import load_bank
-from pipeline.config import Recipe, load_recipe
+from pipeline.config import Recipe
 from pipeline.controller import run
 from pipeline.distill.single_process import distill_in_one_process
 from pipeline.distill.start import start_weights
 from pipeline.distill.update import FAKE, STUDENT
-from pipeline.miniature.bank import write_bank
 from pipeline.models.lora_formats import read_lora
 from pipeline.places import Places
 from pipeline.plan import round_slots
@@ -32,43 +29,12 @@ from pipeline.stages.targets import plan_targets
 from pipeline.stages.warm_start import warm_start
 from pipeline.storage import sha256_file
 from pipeline.types import Manifest
-from tests.tiny_model import write_tiny_model
-from tests.tiny_run import write_recipe
+from tests.tiny_run import recipe_in, share_caches, write_tiny_bank
 
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-effect bank and a random model, with encodings and targets made once.
-
-    Of three buckets: squares, a wide general row, and an edit of two pictures.
-    """
-    folder = tmp_path_factory.mktemp("bank")
-    write_tiny_model(folder / "model")
-    write_bank(folder / "bank", ["sepia", "snow"], pairs=2, general=3, sources=1, test=1)
-    rows = folder / "bank" / "general.jsonl"
-    first, second, third = (json.loads(line) for line in rows.read_text().splitlines())
-    with Image.open(folder / "bank" / second["image"]) as picture:
-        picture.resize((90, 60)).save(folder / "bank" / "wide.png")
-    second["image"] = "wide.png"
-    third["image"] = [first["image"], third["image"]]
-    rows.write_text("".join(json.dumps(row) + "\n" for row in (first, second, third)))
-    run(recipe_in(folder, "first"), load_bank(folder / "bank"), until="targets")
-    return folder
-
-
-def recipe_file(folder: Path, output: str, **distill: object) -> Path:
-    changes = {"distill": distill}
-    return write_recipe(folder / f"{output}.yaml", folder, str(folder / output), changes)
-
-
-def recipe_in(folder: Path, output: str, *overrides: str, **distill: object) -> Recipe:
-    return load_recipe(recipe_file(folder, output, **distill), overrides)
-
-
-def share_caches(folder: Path, output: str) -> None:
-    """Give a new output the first run's caches, so that only the distillation is left to do."""
-    (folder / output).mkdir()
-    (folder / output / "cache").symlink_to(folder / "first" / "cache")
+    return write_tiny_bank(tmp_path_factory.mktemp("bank"))
 
 
 def manifest_of(recipe: Recipe) -> Manifest:

@@ -1,5 +1,7 @@
 """Actors ask for the custom resources that the recipe names, and are placed by them."""
 
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,16 +50,17 @@ def test_student_group_and_rollouts_ask_for_their_resources(
     monkeypatch.setattr(student_group, "TorchTrainer", Trainer)
     monkeypatch.setattr(ray.data.Dataset, "map_batches", map_batches)
 
-    class Student:
-        board, namespace, lag = "placement", "collectionlora", 0
-
-        class settings:
-            rounds = 1
+    @dataclass(frozen=True)
+    class Arguments:
+        board: str = "placement"
+        namespace: str = "collectionlora"
+        lag: int = 0
+        settings: Any = field(default_factory=lambda: SimpleNamespace(rounds=1))
 
     with pytest.raises(Stop):
         student_group.run_student_group(
-            Student,  # type: ignore[arg-type]
-            None,  # type: ignore[arg-type]
+            Arguments(),  # type: ignore[arg-type]
+            Arguments(),  # type: ignore[arg-type]
             PoolSettings(resources={"teacher": 1.0}),
             StudentGroupSettings(num_cpus=2.0, num_gpus=1.0, resources={"student": 1.0}),
             RunPlace(tmp_path, "placed"),
@@ -75,7 +78,7 @@ def test_a_local_cluster_has_the_resources_that_the_recipe_asks_for() -> None:
         teacher_pool=PoolSettings(max=3, resources={"teacher": 1.0, "ssd": 1.0}),
         student_group=StudentGroupSettings(workers=2, resources={"student": 1.0, "ssd": 2.0}),
     )
-    assert session._asked_resources(cluster) == {
+    assert session.asked_resources(cluster) == {
         "encode": 1.0,
         "teacher": 3.0,
         "ssd": 7.0,

@@ -17,7 +17,8 @@ from tests.s3_server import (
 )
 from tests.tiny_run import EFFECTS, pipeline, write_inputs, write_recipe
 
-pytestmark = pytest.mark.slow
+# Four commands, each of which starts Ray or takes a minute; a loaded machine takes far longer.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")

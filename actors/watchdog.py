@@ -1,0 +1,107 @@
+"""The driver's eye on a run: hands on the rounds' metrics, and says what stands still."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.exceptions
+from tqdm import tqdm
+
+from actors.health import STALL_SECONDS, Alarm, diagnose
+from actors.policy_board import Look
+
+OnMetrics = Callable[[dict[str, float]], None]
+OnAlarm = Callable[[str], None]
+
+_LOOK_SECONDS, _ANSWER_SECONDS = 1.0, 10.0
+_AGAIN_SECONDS = 300.0
+
+
+def say(text: str) -> None:
+    """To the log, between the progress bar's lines."""
+    tqdm.write(f"warning: {text}", file=sys.stderr)
+    sys.stderr.flush()
+
+
+class Alarms:
+    """Says each alarm when it comes, again every five minutes, and when it is over."""
+
+    def __init__(self, say: OnAlarm = say) -> None:
+        self._say = say
+        self._said: dict[str, float] = {}
+
+    def update(self, alarms: list[Alarm], now: float) -> None:
+        """The alarms of this moment."""
+        for about in set(self._said) - {alarm.about for alarm in alarms}:
+            self._say(f"over: {about}")
+            del self._said[about]
+        for alarm in alarms:
+            if now - self._said.get(alarm.about, float("-inf")) >= _AGAIN_SECONDS:
+                self._say(str(alarm))
+                self._said[alarm.about] = now
+
+
+class Watchdog:
+    """Looks at the policy board; one look after another, from one thread at a time."""
+
+    def __init__(self, board: Any, on_metrics: OnMetrics, say: OnAlarm = say) -> None:
+        self._board, self._on_metrics, self._alarms = board, on_metrics, Alarms(say)
+        self._life, self._count, self._answered = "", 0, time.monotonic()
+        self._handed = -1.0
+
+    def look(self) -> None:
+        """Hand on new metrics; say what stands still, an unreachable board included."""
+        now = time.monotonic()
+        try:
+            look: Look = ray.get(
+                self._board.look.remote(self._life, self._count), timeout=_ANSWER_SECONDS
+            )
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+            silent = now - self._answered
+            if silent + _ANSWER_SECONDS > STALL_SECONDS:
+                self._alarms.update([_board_is_gone(silent, error)], now)
+            return
+        self._answered = now
+        known = self._count if look.life == self._life else 0
+        for row in look.rows:
+            # A board born again hears rows that the one before it handed on.
+            if look.life == self._life or row["round"] > self._handed:
+                self._on_metrics(row)
+                self._handed = row["round"]
+        self._life, self._count = look.life, known + len(look.rows)
+        self._alarms.update(diagnose(look.health), now)
+
+
+def _board_is_gone(silent: float, error: Exception) -> Alarm:
+    return Alarm(
+        "policy board",
+        f"the policy board does not answer for {silent:.0f} s ({type(error).__name__})",
+        "it runs on the driver's node, where Ray starts it again by itself: look at that node's "
+        "memory; if it stays away, start the recipe again: it goes on from the last checkpoint",
+    )
+
+
+@contextmanager
+def watched(board: Any, on_metrics: OnMetrics) -> Iterator[None]:
+    """Watch while the block runs, and hand on the rest after it; ends the board."""
+    stop = threading.Event()
+    watchdog = Watchdog(board, on_metrics)
+
+    def watch() -> None:
+        while not stop.wait(_LOOK_SECONDS):
+            watchdog.look()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+        time.sleep(0.2)
+    finally:
+        stop.set()
+        watcher.join()
+        watchdog.look()
+        ray.kill(board)
