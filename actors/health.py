@@ -136,7 +136,7 @@ def _patience(stall: float, usual: float) -> float:
 def _not_begun(what: str, section: str, seconds: float) -> Alarm:
     return Alarm(
         f"no {what}",
-        f"no {what} has begun for {seconds:.0f} s: the cluster has no room for it",
+        f"no {what} has begun for {seconds:.0f} s: the cluster has no room for it, or is slow",
         f"compare `ray status` with what the recipe's cluster.{section} asks for; add nodes or "
         "ask for less",
     )
