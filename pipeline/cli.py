@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add_app(commands)
     _add_miniature(commands)
     _add_status(commands)
+    _add_chaos(commands)
     return parser
 
 
@@ -183,6 +184,20 @@ def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("run", metavar="RUN", help="a run's output folder, or its recipe")
     command.add_argument("--json", action="store_true", help="for programs")
     command.set_defaults(command=_status)
+
+
+def _add_chaos(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(
+        commands,
+        "chaos",
+        "run twice, once while killing processes at random: is the student the same?",
+        "chaos pipeline/recipes/demo.yaml --minutes 20",
+    )
+    _add_recipe(command)
+    command.add_argument("--minutes", type=float, default=10.0, help="of killing (default 10)")
+    command.add_argument("--every", type=float, default=20.0, help="mean seconds between kills")
+    command.add_argument("--seed", type=int, default=0, help="of what is killed, and when")
+    command.set_defaults(command=_chaos)
 
 
 def _add_miniature(
@@ -297,6 +312,23 @@ def _status(arguments: argparse.Namespace) -> None:
 
     status = read_status(arguments.run)
     print(status.to_json() if arguments.json else describe(status))
+
+
+def _chaos(arguments: argparse.Namespace) -> int:
+    from pipeline.stages.chaos import chaos, describe
+    from pipeline.validation import validate
+
+    recipe, _ = validate(arguments.recipe, arguments.set)
+    report = chaos(
+        recipe,
+        arguments.recipe,
+        arguments.set,
+        arguments.minutes,
+        arguments.seed,
+        arguments.every,
+    )
+    print(describe(report))
+    return 0 if report.same else 1
 
 
 def _build(arguments: argparse.Namespace) -> None:
