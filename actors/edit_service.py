@@ -1,6 +1,7 @@
 """The application on Ray Serve: a front that speaks HTTP, and students that batch edits."""
 
 import asyncio
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.config import HTTPOptions
 from ray.serve.handle import DeploymentHandle
 
 from pipeline.editing.jobs import EditJob
@@ -20,6 +22,7 @@ from pipeline.serving.settings import Limits
 
 READY_SECONDS = 5.0
 QUEUED = 512
+PROXY_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -111,3 +114,27 @@ def bind(settings: ServiceSettings) -> serve.Application:
         max_ongoing_requests=QUEUED, ray_actor_options={"num_cpus": 0}
     )
     return front.bind(settings, students.bind(settings))
+
+
+def start_http(host: str, port: int, request_seconds: float | None = None) -> None:
+    """Start Serve and wait until it listens; ``request_seconds``: when it gives up on a request.
+
+    Raises:
+        TimeoutError: it does not listen after ``PROXY_SECONDS``.
+    """
+    options = HTTPOptions(host=host, port=port, request_timeout_s=request_seconds)
+    try:
+        serve.start(http_options=options)
+        return
+    except TimeoutError:
+        # Serve waits for its proxy for a minute, whatever the machine. The proxy goes on starting.
+        serve.start(http_options=options)
+    end = time.monotonic() + PROXY_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise TimeoutError(f"nothing listens on {host}:{port} yet") from None
+            time.sleep(1)

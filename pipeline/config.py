@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from pipeline.config_cluster import PoolSettings as PoolSettings
 from pipeline.config_cluster import StudentGroupSettings as StudentGroupSettings
+from pipeline.config_judges import JudgeSettings
 from pipeline.config_prompts import EndpointSettings as EndpointSettings
 from pipeline.config_prompts import PromptSettings as PromptSettings
 from pipeline.config_reports import GrowthReport, ReportSizes
@@ -196,6 +197,7 @@ class EvaluateSettings(Section):
     batch: Positive = 8
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     sheet_rows: Positive = 12
+    judges: JudgeSettings = JudgeSettings()
 
 
 class BenchSettings(Section):

@@ -23,6 +23,7 @@ from pipeline.stages.distill import History, OnMetrics, distill
 from pipeline.stages.encode import Collection, collect, encode, missing
 from pipeline.stages.evaluate import evaluate, plan_evaluation, write_evaluation
 from pipeline.stages.export import export_student
+from pipeline.stages.judge_report import with_judges
 from pipeline.stages.prompts import write_prompts
 from pipeline.stages.publish import Publisher
 from pipeline.stages.student import finished_student, run_key_of, save_student, student_weights
@@ -76,6 +77,7 @@ def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
         report = write_evaluation(
             places.output, recipe, bank, test, scores, history.counters(), history.series()
         )
+        report = with_judges(recipe, bank, test, scores, report, places, ray)
         if until == "evaluate":
             return places
 

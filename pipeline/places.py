@@ -52,6 +52,11 @@ class Places:
         return self.cache / "captions"
 
     @property
+    def judgements(self) -> Path:
+        """The field's judges: a folder a judge, a file a score."""
+        return self.cache / "judgements"
+
+    @property
     def training(self) -> Path:
         """Ray Train's storage: one folder a recipe hash."""
         return self.output / "training"

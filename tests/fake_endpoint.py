@@ -3,11 +3,12 @@
 import json
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 NONSENSE = (
     "",
@@ -19,12 +20,18 @@ NONSENSE = (
     "<html><body>502</body></html>",
 )
 
+# Seconds; well within any patience that a test has.
+LATE = 0.3
+
 Answer = Callable[[dict[str, Any]], str]
 
 
 @dataclass
 class Fake:
     """A running endpoint: its address, and what it did with each question, in order."""
+
+    # Outcomes with an answer that can be used.
+    GOOD: ClassVar = ("good", "late")
 
     url: str = ""
     log: list[tuple[str, str]] = field(default_factory=list)
@@ -56,10 +63,14 @@ def fake_endpoint(
     fail: float = 0.0,
     nonsense: float = 0.0,
     slow: tuple[int, ...] = (),
+    late: float = 0.0,
     status: int = 503,
     seed: int = 0,
 ) -> Iterator[Fake]:
-    """Shares of requests that fail and that get nonsense; ``slow``: requests never answered."""
+    """Shares of requests that fail, that get nonsense, and whose good answer is ``late``.
+
+    slow: numbers of requests (the first is 0) that are never answered: the client has to leave.
+    """
     fake, rng, lock = Fake(), random.Random(seed), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -75,9 +86,13 @@ def fake_endpoint(
                     outcome = "dropped" if rng.random() < 0.3 else "failed"
                 elif draw < fail + nonsense:
                     outcome = "nonsense"
+                elif draw < fail + nonsense + late:
+                    outcome = "late"
                 said = rng.choice(NONSENSE)
                 fake.log.append((question_of(body), outcome))
                 fake.headers.append(dict(self.headers))
+            if outcome == "late":
+                time.sleep(LATE)
             if outcome == "slow":
                 # Until the client has had enough and leaves.
                 self.connection.recv(1)

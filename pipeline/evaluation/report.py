@@ -122,6 +122,11 @@ def run_metrics(report: Report, method: str, effect: str | None = None) -> dict[
         for key, entry in metrics.items():
             flat[f"{prefix}{key}"] = entry["mean"]
             flat[f"{prefix}{key}_lo"], flat[f"{prefix}{key}_hi"] = entry["ci95"]
+    judges = block.get("judges", {})
+    judged = judges.get("metrics", {}) if effect is None else judges.get("effects", {}).get(effect)
+    for key, entry in (judged or {}).items():
+        flat[f"judges/{key}"] = entry["mean"]
+        flat[f"judges/{key}_lo"], flat[f"judges/{key}_hi"] = entry["ci95"]
     return flat
 
 

@@ -5,10 +5,12 @@ from pathlib import PurePath
 
 # What trainers and people put round an effect's name.
 _NOISE = re.compile(
-    r"loras?|v\d+|rank\d+|r\d+|final|last|step\d+|steps|epoch\d+|e\d+|\d{4,}|fp16|bf16|fp32|"
+    r"loras?|v\d+|rank\d+|r\d+|final|last|steps?\d*|epochs?\d*|e\d+|\d{4,}|fp16|bf16|fp32|"
     r"comfyui|comfy|diffusers|kohya|peft|converted|adapter|pairs?|dataset|data|images?|train"
 )
-_FAMILY = re.compile(r"^(qwen_image(_edit)?(_plus)?(_25\d\d)?|flux_?1?(_kontext)?(_dev)?)_(?=.)")
+_FAMILY = re.compile(
+    r"^(qwen(_?image)?(_edit)?(_plus)?(_25\d\d)?|flux_?1?(_kontext)?(_dev)?)_(?=.)"
+)
 # Names that say what a file is, not which effect it has: its folder's name is asked instead.
 _GENERIC = {
     "pytorch_lora_weights",
@@ -38,13 +40,15 @@ def effect_name(path: PurePath) -> str:
     gives way to its folder's.
     """
     own = slug(path.stem if path.suffix == ".safetensors" else path.name)
-    if own in _GENERIC and path.parent.name:
-        return effect_name(path.parent)
     tokens = _FAMILY.sub("", own).split("_")
     for end in (-1, 0):
         while len(tokens) > 1 and _NOISE.fullmatch(tokens[end]):
             tokens.pop(end)
-    return "_".join(tokens) or "effect"
+    name = "_".join(tokens)
+    generic = own in _GENERIC or not name or _NOISE.fullmatch(name)
+    if generic and path.parent.name:
+        return effect_name(path.parent)
+    return name or "effect"
 
 
 def training_step(path: PurePath) -> float:

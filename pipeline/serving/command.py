@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 NAME = "collectionlora"
 SAMPLE = Path(__file__).parents[1] / "miniature" / "photographs" / "test" / "chelsea.jpg"
-# Serve gives up on its own proxy after 15 s, within which a busy small machine does not start it.
+# Serve gives its own proxy seconds, within which a busy small machine does not start it.
 SERVE_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "600",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
 }
 # Pictures on their way between two processes are all that the object store holds.
@@ -138,9 +138,8 @@ def _check(arguments: argparse.Namespace) -> None:
 def _serve(settings: "ServiceSettings", host: str, port: int) -> None:
     import ray
     from ray import serve
-    from ray.serve.config import HTTPOptions
 
-    from actors.edit_service import bind
+    from actors.edit_service import bind, start_http
 
     for name, value in SERVE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -148,7 +147,9 @@ def _serve(settings: "ServiceSettings", host: str, port: int) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(namespace=NAME, logging_level="warning", **quiet)
     else:
+        # "local": some other cluster of this machine is none of ours.
         ray.init(
+            address="local",
             namespace=NAME,
             logging_level="warning",
             include_dashboard=False,
@@ -162,8 +163,7 @@ def _serve(settings: "ServiceSettings", host: str, port: int) -> None:
     try:
         # Longer than an edit may take, so that it is the application that says what was too long.
         timeout = settings.limits.edit_seconds + settings.limits.read_seconds + 10
-        options = HTTPOptions(host=host, port=port, request_timeout_s=timeout)
-        serve.start(http_options=options)
+        start_http(host, port, timeout)
         serve.run(bind(settings), name=NAME, route_prefix="/")
         print(f"http://{host}:{port}  (Ctrl-C stops it)", flush=True)
         stopped.wait()

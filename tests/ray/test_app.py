@@ -11,9 +11,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from ray import serve
-from ray.serve.config import HTTPOptions
 
-from actors.edit_service import ServiceSettings, bind
+from actors.edit_service import ServiceSettings, bind, start_http
 from pipeline.serving.command import SAMPLE
 from pipeline.serving.settings import Limits
 from tests.tiny_export import EFFECTS, write_tiny_export
@@ -41,7 +40,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port))
+    start_http("127.0.0.1", port)
     serve.run(bind(settings), name="app", route_prefix="/")
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()

@@ -69,6 +69,24 @@ def test_all_done_each_asked_again_only_as_needed(tmp_path: Path) -> None:
         assert name in caption_of(answer["value"], CaptionRules(name, f"do {name}", (), "en"))
 
 
+def test_slow_answers_are_waited_for_and_none_at_all_is_asked_again(tmp_path: Path) -> None:
+    """Late is no failure and costs one request; silence is left after the timeout, and repeated."""
+    answers, silent = tmp_path / "answers", (2, 5, 6, 21)
+    with fake_endpoint(good_caption, fail=0.1, nonsense=0.1, slow=silent, late=0.2) as fake:
+        given = settings(fake.url, timeout=6.0, asks=10, retries=10)
+        actor = AskActor(given.model_dump(), str(answers), ask_caption)
+        done = actor(batch(rows(tmp_path, EFFECTS)))
+    usage = sum((Usage(**json.loads(text)) for text in done["usage"]), Usage())
+    assert set(done["error"]) == {""}
+    assert fake.of("slow") == len(silent) and fake.of("late") >= 4
+    for each in fake.by_question().values():
+        assert each[-1] in fake.GOOD and sum(outcome in fake.GOOD for outcome in each) == 1
+    # Silence and failures repeat the request, within one ask; nonsense takes another ask.
+    assert usage.requests == len(fake.log)
+    assert usage.asks == len(EFFECTS) + fake.of("nonsense") == len(EFFECTS) + len(usage.rejected)
+    assert len(list(answers.iterdir())) == len(EFFECTS)
+
+
 def test_what_has_no_usable_answer_leaves_no_file(tmp_path: Path) -> None:
     def stubborn(body: dict[str, Any]) -> str:
         return "no" if "effect01" in words_of(body) else good_caption(body)
