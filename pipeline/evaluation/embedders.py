@@ -44,7 +44,7 @@ def load_likeness(kind: Kind, folder: Path, device: str) -> Likeness:
 def centred(embedding: Tensor) -> Tensor:
     """An embedding ``[B, D]`` less its own mean, of length 1: as DreamSim compares them."""
     less_mean = embedding - embedding.mean(dim=-1, keepdim=True)
-    return less_mean / less_mean.norm(dim=-1, keepdim=True)
+    return torch.nn.functional.normalize(less_mean, dim=-1)
 
 
 def _dreamsim(
@@ -52,10 +52,11 @@ def _dreamsim(
     sources: Sequence[Image.Image],
     outputs: Sequence[Image.Image],
 ) -> Tensor:
-    sides = []
-    for images in (sources, outputs):
-        sides.append(centred(torch.cat([embed(images) for embed in embedders], dim=-1)))
-    return 1 - torch.cosine_similarity(*sides)
+    before, after = (
+        centred(torch.cat([embed(images) for embed in embedders], dim=-1))
+        for images in (sources, outputs)
+    )
+    return 1 - torch.cosine_similarity(before, after)
 
 
 def _embedder(
@@ -93,7 +94,8 @@ def _embedder(
         else:
             vision = getattr(model, "vision_model", model)
             found = vision(pixel_values=pixels).last_hidden_state[:, 0]
-        return found.float().cpu()
+        embedding: Tensor = found.float().cpu()
+        return embedding
 
     return embed
 
