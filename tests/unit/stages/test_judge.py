@@ -121,7 +121,7 @@ def test_all_judged_each_asked_again_only_as_needed(judging: Judging) -> None:
     assert values(judged, "vsa", "sepia") == {3.5} and values(judged, "vsa", "snow") == {0.0}
     assert values(judged, "edit_reward", "snow") == {1.25}
     # The passes agree on what happened; of the scores each pass gave one throughout.
-    assert judged.agreement == {"happened": 1.0, "kept": 0.0}
+    assert judged.agreement == pytest.approx({"happened": 1.0, "kept": 0.0}, abs=1e-12)
     reward, vlm = judged.notes
     nonsense = fake.of("nonsense")
     assert f"{n} answers by m" in reward and f"{3 * n} answers by m" in vlm
