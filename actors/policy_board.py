@@ -19,6 +19,7 @@ class PolicyBoard:
         self._policies: dict[int, Any] = {}
         self._changed = asyncio.Condition()
         self._metrics: list[dict[str, float]] = []
+        self._previews: list[tuple[int, bytes]] = []
 
     async def publish(self, version: int, policy: list[Any]) -> None:
         """Offer weights under a version; ``policy`` is a list that wraps the reference."""
@@ -37,6 +38,15 @@ class PolicyBoard:
     async def record(self, metrics: dict[str, float]) -> None:
         """Metrics of one finished round, ``round`` among them."""
         self._metrics.append(metrics)
+
+    async def show(self, rounds: int, preview: bytes) -> None:
+        """A preview (PNG) of the student after so many rounds."""
+        self._previews.append((rounds, preview))
+
+    async def previews(self) -> list[tuple[int, bytes]]:
+        """The previews since this was last asked."""
+        previews, self._previews = self._previews, []
+        return previews
 
     async def metrics_after(self, count: int) -> list[dict[str, float]]:
         """All metrics but the first ``count``."""

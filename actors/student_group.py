@@ -26,8 +26,11 @@ from actors.run_place import RunPlace
 from actors.student_worker import StudentArguments, train_loop
 from actors.teacher_pool import TeacherActor, TeacherPoolArguments
 from pipeline.config import PoolSettings, StudentGroupSettings
+from pipeline.distill.watch import SCORE
 
 OnMetrics = Callable[[dict[str, float]], None]
+# A preview (PNG) of the student after so many rounds.
+OnPreview = Callable[[int, bytes], None]
 
 
 def rollout_stream(
@@ -57,8 +60,12 @@ def run_student_group(
     group: StudentGroupSettings,
     place: RunPlace,
     on_metrics: OnMetrics,
+    on_preview: OnPreview = lambda rounds, preview: None,
+    keep_best: bool = False,
 ) -> Path:
-    """Run (or resume) the distillation to its last round; returns the final checkpoint folder.
+    """Run (or resume) the distillation to its last round; returns a checkpoint's student folder.
+
+    The last one, or with ``keep_best`` that with the least validation score.
 
     Each worker group that Ray Train starts gets a new stream that begins at the checkpointed
     round. Blocks keep their order, so each rank gets its own block of every round.
@@ -85,21 +92,25 @@ def run_student_group(
             name=place.name,
             **place.ray_storage(),
             failure_config=FailureConfig(max_failures=group.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=2,
+                checkpoint_score_attribute=SCORE if student.watch.every else None,
+                checkpoint_score_order="min",
+            ),
         ),
         datasets={"train": lambda: rollout_stream(teachers, pool, place, rounds, workers)},
         dataset_config=DataConfig(execution_options=options),
     )
-    with _listening(board, on_metrics):
+    with _listening(board, on_metrics, on_preview):
         trainer.fit()
-    checkpoint = place.latest_checkpoint()
+    checkpoint = place.best_checkpoint() if keep_best else place.latest_checkpoint()
     assert checkpoint is not None, "the last round always reports a checkpoint"
     return checkpoint
 
 
 @contextmanager
-def _listening(board: Any, on_metrics: OnMetrics) -> Iterator[None]:
-    """Hand the board's metrics to a callback while the block runs, and the rest after it."""
+def _listening(board: Any, on_metrics: OnMetrics, on_preview: OnPreview) -> Iterator[None]:
+    """Hand the board's metrics to callbacks while the block runs, and the rest after it."""
     stop, seen = threading.Event(), 0
 
     def drain() -> None:
@@ -107,6 +118,8 @@ def _listening(board: Any, on_metrics: OnMetrics) -> Iterator[None]:
         for metrics in ray.get(board.metrics_after.remote(seen)):
             on_metrics(metrics)
             seen += 1
+        for preview in ray.get(board.previews.remote()):
+            on_preview(*preview)
 
     def listen() -> None:
         while not stop.wait(1.0):

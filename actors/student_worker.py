@@ -1,10 +1,12 @@
 """The student group: one Ray Train worker's loop over its shard of the rollout stream."""
 
+import math
+import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from actors.student_watch import StudentWatch, WatchArguments
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.distill.start import begin_with
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
+from pipeline.distill.watch import SCORE
 from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
@@ -51,6 +55,7 @@ class StudentArguments:
     board: str
     namespace: str
     quantize: Quantize | None = None
+    watch: WatchArguments = field(default_factory=WatchArguments)
 
 
 def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTrainer:
@@ -84,6 +89,13 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
     )
 
 
+def student_watch(arguments: StudentArguments, trainer: StudentTrainer) -> StudentWatch | None:
+    """Who looks at the student, if anybody."""
+    if not arguments.watch.every:
+        return None
+    return StudentWatch(trainer, arguments.model, arguments.dtype, arguments.watch.pictures)
+
+
 def train_loop(config: dict[str, Any]) -> None:
     """``TorchTrainer``'s loop: consume rollouts, update, publish, record, checkpoint."""
     arguments: StudentArguments = config["arguments"]
@@ -93,6 +105,7 @@ def train_loop(config: dict[str, Any]) -> None:
     trainer = student_trainer(arguments, workers)
     progress = resume(trainer, arguments)
     recent = deque(progress.policies, maxlen=arguments.lag + 1)
+    watch = student_watch(arguments, trainer) if rank == 0 else None
     if rank == 0:
         for age, policy in enumerate(reversed(recent)):
             publish(board, progress.round - age, policy)
@@ -117,10 +130,22 @@ def train_loop(config: dict[str, Any]) -> None:
                 "seconds_wait": arrived - waited_since,
                 "seconds_update": now - arrived,
             }
-            board.record.remote(metrics)
         last = round_index == arguments.settings.rounds
-        if last or round_index % arguments.checkpoint_every == 0:
-            report_checkpoint(trainer, round_index, arguments.recipe_hash, list(recent), rank)
+        saved = last or round_index % arguments.checkpoint_every == 0
+        # To Ray Train a checkpoint without a score would be the best of all.
+        saved = saved or arguments.watch.due(round_index)
+        if watch is not None:
+            metrics |= watch.watch.round(torch.as_tensor(rollout.x_g))
+            if saved:
+                found, preview = watch.look()
+                metrics |= found | {"seconds_look": time.monotonic() - now}
+                board.show.remote(round_index, preview)
+        if rank == 0:
+            board.record.remote(metrics)
+        if saved:
+            score = metrics.get(SCORE)
+            at = Progress(round_index, arguments.recipe_hash, list(recent), comparable(score))
+            report_checkpoint(trainer, at, rank)
         waited_since = time.monotonic()
         if last:
             break
@@ -148,17 +173,17 @@ def publish(board: Any, version: int, policy: dict[str, Tensor]) -> None:
     ray.get(board.publish.remote(version, [reference]))
 
 
-def report_checkpoint(
-    trainer: StudentTrainer,
-    round_index: int,
-    recipe_hash: str,
-    policies: list[dict[str, Tensor]],
-    rank: int,
-) -> None:
+def comparable(score: float | None) -> float | None:
+    """A score that sorts: what is no number is worse than every number."""
+    return score if score is None or math.isfinite(score) else sys.float_info.max
+
+
+def report_checkpoint(trainer: StudentTrainer, progress: Progress, rank: int) -> None:
     """Rank 0 saves what all gather; every rank reports, for ``report`` is a barrier."""
-    metrics = {"round": round_index}
+    metrics: dict[str, float] = {"round": progress.round}
+    if progress.score is not None:
+        metrics[SCORE] = progress.score
     with disk_errors("the run's checkpoint"), tempfile.TemporaryDirectory() as folder:
-        progress = Progress(round_index, recipe_hash, policies)
         save_checkpoint(Path(folder) / "student", trainer, progress, write=rank == 0)
         if rank != 0:
             ray.train.report(metrics)

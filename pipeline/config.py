@@ -32,6 +32,7 @@ from pipeline.config_types import (
     Share,
     Weight,
 )
+from pipeline.config_watch import PromoteSettings, WatchSettings
 from pipeline.models.quantization import Quantize
 from pipeline.problems import InputError, Problem, from_pydantic
 from pipeline.yaml_file import parse_yaml, read_mapping
@@ -246,6 +247,8 @@ class Recipe(Section):
     student: StudentSettings = StudentSettings()
     distill: DistillSettings = DistillSettings()
     grow: GrowSettings = GrowSettings()
+    watch: WatchSettings = WatchSettings()
+    promote: PromoteSettings = PromoteSettings()
     cluster: ClusterSettings = ClusterSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     bench: BenchSettings = BenchSettings()
@@ -323,8 +326,11 @@ def recipe_hash(recipe: Recipe) -> str:
     default, leaves finished runs their names. Whoever changes a default raises ``DEFAULTS``.
     """
     places: dict[str, Any] = dict.fromkeys(
-        ("output", "cluster", "tracking", "evaluate", "bench", "name"), True
+        ("output", "cluster", "tracking", "evaluate", "bench", "name", "promote"), True
     )
+    # Looks decide weights only where they decide which checkpoint becomes the student.
+    if not (recipe.watch.every and recipe.watch.keep == "best"):
+        places["watch"] = True
     # Captions decide weights, and name them through what the encodings are keyed by; not their
     # writer's address.
     places["prompts"] = {"endpoint", "pairs", "language"}

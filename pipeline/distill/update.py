@@ -17,6 +17,7 @@ from pipeline.distill.losses import dmd_gradient, dmd_loss, flow_matching_loss
 from pipeline.distill.noise import gaussian_batch
 from pipeline.distill.rates import RateSettings, rate_at
 from pipeline.distill.schedule import add_noise, as_sigma, predict_x0, student_sigmas
+from pipeline.distill.signals import by_sigma, by_stream
 from pipeline.models.adapters import Adapters
 from pipeline.models.editor import Conditions, Editor, concatenate
 from pipeline.models.sharding import whole
@@ -121,6 +122,8 @@ class StudentTrainer:
     ) -> dict[str, float]:
         rate = rate_at(self.settings.fake_rate, round_index, self.settings.rounds)
         losses, norm = [], 0.0
+        sigmas: list[float] = []
+        errors: list[Tensor] = []
         fake_x0 = _tensor(rollout.fake_x0, self.editor.device)
         for update in range(self.plan.fake_updates):
             x0 = fake_x0[:, update]
@@ -128,14 +131,17 @@ class StudentTrainer:
             noise = seeds.gaussian("fake", len(slots), update)
             with self.adapters.use(FAKE):
                 v = self.editor.velocity(add_noise(x0, noise, t), t, conditions)
-            loss = flow_matching_loss(v, x0, noise).mean()
+            each = flow_matching_loss(v, x0, noise)
+            loss = each.mean()
+            sigmas += [s.fake_ts[update] for s in slots]
+            errors.append(each.detach())
             norm = self._step(FAKE, self.fake_optimizer, loss, rate)
             losses.append(loss.item())
         return {
             "loss_fake": sum(losses) / len(losses),
             "grad_norm_fake": norm,
             "learning_rate_fake": rate,
-        }
+        } | by_sigma("loss_fake", sigmas, torch.cat(errors))
 
     def _update_student(
         self,
@@ -211,6 +217,8 @@ class StudentTrainer:
         norm = self._step(STUDENT, self.student_optimizer, loss, rate)
         self._follow()
         moved = (x0[:count].detach() - x_g).abs().mean()
+        gap = (fake_x0[:count] - _tensor(rollout.teacher_x0, device)).abs().mean(dim=(1, 2))
+        names = [None if s.effect is None else self.manifest.effects[s.effect].name for s in slots]
         return {
             "loss_dmd_bs": loss_bs.item(),
             "loss_dmd_ts": loss_ts.item(),
@@ -219,11 +227,11 @@ class StudentTrainer:
             "learning_rate_student": rate,
             "dmd_gradient": gradient_bs.abs().mean().item(),
             "dmd_gradient_ts": gradient_ts.abs().mean().item() if rows else 0.0,
-            "teacher_fake_gap": _gap(fake_x0[:count], rollout, device),
+            "teacher_fake_gap": gap.mean().item(),
             "effect_share": len(batch.effect_rows) / count,
             # 0 at lag 0: the student is still the one that made the rollout.
             "policy_moved": moved.item(),
-        }
+        } | by_stream("teacher_fake_gap", names, gap)
 
     def _anchors(
         self, batch: SlotBatch, seeds: "_Seeds", slots: list[Slot], round_index: int
@@ -303,10 +311,6 @@ class _Seeds:
 def _joined(*parts: Conditions | None) -> Conditions:
     present = [p for p in parts if p is not None]
     return present[0] if len(present) == 1 else concatenate(*present)
-
-
-def _gap(fake_x0: Tensor, rollout: Rollout, device: torch.device) -> float:
-    return (fake_x0 - _tensor(rollout.teacher_x0, device)).abs().mean().item()
 
 
 def _tensor(array: object, device: torch.device) -> Tensor:

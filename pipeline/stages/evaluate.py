@@ -191,7 +191,9 @@ def write_evaluation(
             _save(out / "methods" / method / f"{effect}.png", gallery.sheet(method, effect))
     _save(out / "bleed_matrix.png", _bleed_matrices(evaluation.scores, effects))
     if history:
-        write_atomic(out / "loss_curves.png", lambda path: plots.loss_curves(history, path))
+        # Those by sigma, stream or effect are in a figure of their own.
+        plain = {name: values for name, values in history.items() if "/" not in name}
+        write_atomic(out / "loss_curves.png", lambda path: plots.loss_curves(plain, path))
     return report
 
 
