@@ -63,9 +63,7 @@ def _lines(rows: Rows, panel: tuple[str, str | None, str | None, bool]) -> dict[
         for key, value in row.items():
             rest = key.removeprefix(prefix) if prefix and key.startswith(prefix) else None
             if key == bold or (rest and "/" not in rest):
-                steps, values = found.setdefault(
-                    bold if key == bold and bold else str(rest), ([], [])
-                )
+                steps, values = found.setdefault(rest or key, ([], []))
                 if math.isfinite(value):
                     steps.append(row["round"])
                     values.append(value)
@@ -80,7 +78,7 @@ def _panel(axes: Axes, lines: Mapping[str, Line], bold: str | None, mean: bool) 
         colour = _PALE if bold else colours(i / max(1, len(others) - 1) * 0.9)
         label = name if len(others) <= _NAMED_UP_TO and not bold else None
         axes.plot(steps, _smooth(values) if mean else values, color=colour, lw=1.2, label=label)
-    if bold in lines:
+    if bold is not None and bold in lines:
         steps, values = lines[bold]
         if mean:
             axes.plot(steps, values, color=_PALE, lw=0.6)

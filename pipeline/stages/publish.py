@@ -11,6 +11,7 @@ from pipeline import mirror
 from pipeline.bank import Bank
 from pipeline.config import Recipe, recipe_hash
 from pipeline.evaluation.report import Report, run_metrics
+from pipeline.evaluation.strips import SOURCE, strip_folder
 from pipeline.evaluation.watch_plots import watch_curves
 from pipeline.places import Places
 from pipeline.stages.distill import History
@@ -24,6 +25,7 @@ REPORT_FILES = (
     "report.md",
     "contact_sheet.png",
     "bleed_matrix.png",
+    "bleed.json",
     "loss_curves.png",
     "watch_curves.png",
     "warnings.log",
@@ -119,9 +121,13 @@ class Publisher:
         tracker = self._open()
         costs = {k: float(report["methods"][method][k]) for k in ("nfe", "ms_per_image")}
         tracker.log_metrics(run, run_metrics(report, method, effect) | costs)
-        pictures = self.places.output / "methods" / method
         names = [effect] if effect else [e.name for e in self.bank.effects]
+        pictures = self.places.output / "methods" / method
         tracker.log_images(run, [pictures / f"{name}.png" for name in names])
+        for shown in (method, SOURCE):
+            for name in names:
+                strip = self.places.output / "strips" / shown / f"{name}.png"
+                tracker.log_artifact(run, strip, strip_folder(shown == SOURCE))
 
     def _run(self, name: str, role: str, effect: str | None) -> str:
         tracker = self._open()
