@@ -54,8 +54,9 @@ def test_a_recipe_that_is_not_there(
 ) -> None:
     name = command.prog.removeprefix("collectionlora ").split()
     assert cli.main([*name, str(tmp_path / "absent.yaml")]) == 2
-    said = capsys.readouterr()
-    assert "absent.yaml" in said.err and "Traceback" not in said.err
+    # That it returned says that nothing was raised; libraries may log what they like.
+    errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert errors and all("absent.yaml" in line for line in errors)
 
 
 def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
