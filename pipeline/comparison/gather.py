@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from pipeline import tracking
 from pipeline.evaluation.report import METHOD_ORDER, METRICS
 from pipeline.evaluation.strips import Strip, read_strip, strip_folder
+from pipeline.mirror import local_path
 from pipeline.problems import InputError, Problem
-from pipeline.storage import local_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

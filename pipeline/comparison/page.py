@@ -150,14 +150,14 @@ def _sheet(columns: Sequence[Column], effect: str) -> list[tuple[str, list[str |
     if source is None:
         return []
     names = source.photographs
-    rows = [("photograph", [_uri(p) for p in source.pictures])]
+    rows: list[tuple[str, list[str | None]]] = [("photograph", [_uri(p) for p in source.pictures])]
     for column in columns:
         if effect in column.strips:
             strip = column.strips[effect]
             by_name = dict(zip(strip.photographs, strip.pictures, strict=True))
             pictures = [_uri(by_name[n]) if n in by_name else None for n in names]
             rows.append((column.name, pictures))
-    return rows  # type: ignore[return-value]
+    return rows
 
 
 def _uri(picture: Image.Image) -> str:

@@ -59,7 +59,7 @@ def read_strip(path: Path) -> Strip:
     """
     with Image.open(path) as image:
         try:
-            names, edges = json.loads(image.info[_NAMES])  # type: ignore[index]
+            names, edges = json.loads(image.info[_NAMES])
             boxes = [(int(x), 0, int(x + w), int(h)) for x, w, h in edges]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a strip of named photographs") from error
