@@ -206,9 +206,8 @@ class BenchSettings(Section):
     share of entries that TIES and DARE keep. ``*_set`` are overrides of
     the recipe (``{"distill.rounds": 200}``) for the acceleration LoRA, the ablation's runs and
     the scale's; ablation: which of its rows (null: all), on so many ablation_effects; scale:
-    collections' sizes;
-    general_edits: instructions a photograph on which generality is measured; growth: see there;
-    sizes: of the other reports.
+    collections' sizes; general_edits: instructions a photograph on which generality is measured;
+    growth: see there; sizes: of the other reports.
     """
 
     seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1, strict=False)

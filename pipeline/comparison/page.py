@@ -25,8 +25,8 @@ _COSTS = (
     ("NFE", "nfe", "{:.0f}"),
     ("ms a picture", "ms_per_image", "{:.0f}"),
     ("s a round", "train/seconds_update", "{:.2f}"),
-    ("forwards a sample, student group", "train/forwards_student_group", "{:.1f}"),
-    ("forwards a sample, teacher pool", "train/forwards_teacher_pool", "{:.1f}"),
+    ("forwards, student", "train/forwards_student_group", "{:.1f}"),
+    ("forwards, teachers", "train/forwards_teacher_pool", "{:.1f}"),
 )
 
 
@@ -150,7 +150,7 @@ def _sheet(columns: Sequence[Column], effect: str) -> list[tuple[str, list[str |
     if source is None:
         return []
     names = source.photographs
-    rows: list[tuple[str, list[str | None]]] = [("photograph", [_uri(p) for p in source.pictures])]
+    rows: list[tuple[str, list[str | None]]] = [("source", [_uri(p) for p in source.pictures])]
     for column in columns:
         if effect in column.strips:
             strip = column.strips[effect]

@@ -52,11 +52,13 @@ def line_chart(series: Mapping[str, Points], colours: Mapping[str, str], label: 
         )
     for name, points in clean.items():
         if points:
-            path = " ".join(place(x, y) for x, y in thinned(points))
-            parts.append(
-                f'<polyline points="{path}" style="stroke:{colours[name]}">'
-                f"<title>{escape(name)}</title></polyline>"
-            )
+            few = thinned(points)
+            for line, opacity in ((few, 0.25), (smoothed(few), 1)):
+                path = " ".join(place(x, y) for x, y in line)
+                parts.append(
+                    f'<polyline points="{path}" style="stroke:{colours[name]};opacity:{opacity}">'
+                    f"<title>{escape(name)}</title></polyline>"
+                )
     return "".join([*parts, "</svg>"])
 
 
@@ -65,6 +67,16 @@ def thinned(points: Points) -> list[tuple[float, float]]:
     width = math.ceil(len(points) / _MOST_POINTS)
     chunks = [points[i : i + width] for i in range(0, len(points), width)]
     return [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks]
+
+
+def smoothed(points: Points) -> list[tuple[float, float]]:
+    """A running mean over a tenth of the points, each from those up to it."""
+    width = max(1, len(points) // 10)
+    means = []
+    for i, (x, _) in enumerate(points):
+        some = [y for _, y in points[max(0, i + 1 - width) : i + 1]]
+        means.append((x, sum(some) / len(some)))
+    return means
 
 
 def _number(value: float) -> str:

@@ -115,7 +115,7 @@ def test_the_same_photograph_is_in_the_same_column(outputs: list[Path], tmp_path
     from pipeline.comparison.page import _sheet
 
     rows = dict(_sheet(columns, "sepia"))
-    assert list(rows) == ["photograph", "base", "teacher", "student · good", "student · bad"]
+    assert list(rows) == ["source", "base", "teacher", "student · good", "student · bad"]
     good, bad = rows["student · good"], rows["student · bad"]
     # The second store has no photo2, and the other two in another order.
     assert bad == [good[0], None, good[2]]
@@ -181,7 +181,7 @@ def test_strips_keep_pictures_and_names(tmp_path: Path) -> None:
 
 def test_charts() -> None:
     chart = line_chart({"a<b": [(0, 1.0), (10, 3.0), (5, float("nan"))]}, {"a<b": "#123"}, "x")
-    assert "a&lt;b" in chart and "nan" not in chart and chart.count("<polyline") == 1
+    assert "a&lt;b" in chart and "nan" not in chart and chart.count("<polyline") == 2
     (points,) = re.findall(r'points="([^"]*)"', chart)
     (x0, y0), (x1, y1) = (tuple(map(float, p.split(","))) for p in points.split())
     assert x0 < x1 and y0 > y1
