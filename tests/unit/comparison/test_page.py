@@ -11,7 +11,7 @@ import pytest
 from pipeline.comparison.command import compare_runs
 from pipeline.comparison.gather import find, gather, stores_of
 from pipeline.comparison.regressions import differences, judge
-from pipeline.comparison.svg import line_chart, thinned
+from pipeline.comparison.svg import line_chart, smoothed, thinned
 from pipeline.evaluation.strips import read_strip, strip_folder, write_strip
 from pipeline.problems import InputError
 from pipeline.tracking import Tracker
@@ -182,9 +182,12 @@ def test_strips_keep_pictures_and_names(tmp_path: Path) -> None:
 def test_charts() -> None:
     chart = line_chart({"a<b": [(0, 1.0), (10, 3.0), (5, float("nan"))]}, {"a<b": "#123"}, "x")
     assert "a&lt;b" in chart and "nan" not in chart and chart.count("<polyline") == 2
-    (points,) = re.findall(r'points="([^"]*)"', chart)
+    # The values, and over them their running mean: of two points it is the points.
+    points, mean = re.findall(r'points="([^"]*)"', chart)
     (x0, y0), (x1, y1) = (tuple(map(float, p.split(","))) for p in points.split())
-    assert x0 < x1 and y0 > y1
+    assert x0 < x1 and y0 > y1 and mean == points
+    steps = smoothed([(i, float(i >= 20)) for i in range(40)])
+    assert [y for _, y in steps[18:26]] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
     assert line_chart({"a": []}, {}, "x") == ""
     many = thinned([(i, 2.0 * i) for i in range(5000)])
     assert len(many) <= 240 and all(y == pytest.approx(2 * x) for x, y in many)
