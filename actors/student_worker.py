@@ -20,7 +20,10 @@ from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSetting
 from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
+from pipeline.models.loading import BaseRows
+from pipeline.models.local import local_model
 from pipeline.models.quantization import Quantize
+from pipeline.models.sharding import shard_transformer
 from pipeline.plan import PlanSettings
 from pipeline.problems import disk_errors
 from pipeline.tensor_store import TensorStore
@@ -51,28 +54,36 @@ class StudentArguments:
     board: str
     namespace: str
     quantize: Quantize | None = None
+    shard: bool = False
 
 
 def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTrainer:
     """Build the student's half in this process: base, two adapters, two optimizers."""
     torch.set_num_threads(arguments.threads)
     dtype = getattr(torch, arguments.dtype)
+    sharded = arguments.shard and workers > 1
     editor = load_editor(
         arguments.model,
         ["transformer"],
         arguments.device,
         dtype,
         arguments.quantize,
+        weights=not sharded or arguments.quantize is not None,
     )
     if arguments.gradient_checkpointing:
         editor.transformer.enable_gradient_checkpointing()
     adapters = Adapters(editor.transformer)
     for offset, name in enumerate((STUDENT, FAKE)):
         seed = 2 * arguments.plan.seed + offset
-        adapters.add(name, arguments.rank, arguments.alpha, arguments.modules, seed)
+        lora = arguments.rank, arguments.alpha, arguments.modules
+        adapters.add(name, *lora, seed, device="cpu" if sharded else None)
     if arguments.start is not None:
         fake = Path(arguments.start_fake) if arguments.start_fake else None
         begin_with(adapters, Path(arguments.start), fake, arguments.alpha / arguments.rank)
+    if sharded:
+        whole_base = arguments.quantize is not None
+        rows = None if whole_base else BaseRows(local_model(arguments.model))
+        shard_transformer(editor.transformer, editor.device, rows)
     return StudentTrainer(
         editor=editor,
         adapters=adapters,
@@ -80,7 +91,7 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
         manifest=Manifest.from_dict(arguments.manifest),
         plan=arguments.plan,
         settings=arguments.settings,
-        all_reduce=_mean_over_group if workers > 1 else _alone,
+        all_reduce=_mean_over_group if workers > 1 and not sharded else _alone,
     )
 
 
@@ -105,8 +116,9 @@ def train_loop(config: dict[str, Any]) -> None:
         check_version(rollout, round_index, arguments.lag)
         metrics = trainer.update(rollout, round_index, rank)
         round_index += 1
+        policy = trainer.policy(keep=rank == 0) if rank == 0 or arguments.shard else {}
         if rank == 0:
-            recent.append(trainer.policy())
+            recent.append(policy)
             publish(board, round_index, recent[-1])
             now = time.monotonic()
             metrics |= {

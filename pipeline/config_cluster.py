@@ -42,7 +42,13 @@ class PoolSettings(Section):
 
 
 class StudentGroupSettings(Section):
-    """The Ray Train worker group."""
+    """The Ray Train worker group.
+
+    ``shard``: base, adapters and moments are cut over the workers (FSDP2); of a quantised base only
+    what is trained. ``micro_batch``: how many of a worker's samples one forward with gradients
+    takes (null: all of them); the rest are accumulated. Neither changes the weights beyond
+    rounding.
+    """
 
     workers: Positive = 1
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
@@ -50,3 +56,5 @@ class StudentGroupSettings(Section):
     resources: Resources = {}
     threads: Positive = 1
     max_failures: Annotated[int, Field(ge=-1)] = 3
+    shard: bool = False
+    micro_batch: Positive | None = None

@@ -104,8 +104,10 @@ def memory_lines(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> l
 
 def memory_load(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> Load:
     """What a recipe asks of a process, in its largest bucket."""
-    d = recipe.distill
+    d, group = recipe.distill, recipe.cluster.student_group
     terms = 1 + (d.losses.dmd_ts > 0) + (d.losses.ta_fm > 0 and d.ta_fm_batch == 0)
+    most = min(d.batch, group.micro_batch or d.batch)
+    anchors = -(-d.ta_fm_batch // -(-d.batch // most))
     scores = d.batch * (1 + (d.losses.dmd_ts > 0))
     pictures = [sum(rows * columns for _, rows, columns in shapes) for shapes in buckets]
     sources = max(len(shapes) - 1 for shapes in buckets)
@@ -113,10 +115,10 @@ def memory_load(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> Lo
         bytes_a_weight=4 if recipe.model.dtype == "float32" else 2,
         quantized=recipe.model.quantize is not None,
         lora=lora_parameters(recipe),
-        workers=1,
+        workers=group.workers if group.shard else 1,
         checkpointing=d.gradient_checkpointing,
         average=d.ema > 0,
-        samples=terms * d.batch + d.ta_fm_batch,
+        samples=terms * most + anchors,
         scored=scores * (1 if d.guidance == 1 else 2),
         tokens=max(pictures) + WORDS + sources * WORDS_A_PICTURE,
         teachers=min(recipe.cluster.teacher_pool.adapters_resident, effects),

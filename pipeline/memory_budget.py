@@ -129,5 +129,5 @@ def describe(name: str, budget: Budget) -> list[str]:
 
 def _cards(cards: Sequence[int]) -> str:
     if not cards:
-        return f"none of {', '.join(map(str, CARDS))} GB: quantize, or a smaller batch"
+        return f"none of {', '.join(map(str, CARDS))} GB: shard, quantize, or a smaller batch"
     return f"cards of {', '.join(map(str, cards))} GB"

@@ -5,7 +5,7 @@ student 3 (DMD_BS) + 3 (DMD_TS) + 3 (TA-FM) and 2 for the fake score's opinion o
 the effect stream at F = 5. Only this half needs gradients.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -32,7 +32,10 @@ AllReduce = Callable[[Sequence[Tensor]], None]
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """Rates, weights and bounds of the update; see ``config.DistillSettings``."""
+    """Rates, weights and bounds of the update; see ``config.DistillSettings``.
+
+    micro_batch: slots that one forward with gradients takes (None: all of a worker's).
+    """
 
     rounds: int
     student_rate: RateSettings
@@ -43,6 +46,7 @@ class UpdateSettings:
     weight_bs: float
     weight_ts: float
     weight_ta: float
+    micro_batch: int | None = None
 
 
 @dataclass
@@ -104,85 +108,109 @@ class StudentTrainer:
         self.counter.take()
         slots = round_slots(self.plan, round_index, rank)
         batch = SlotBatch.load(slots, self.manifest, self.store)
-        seeds = _Seeds(self.plan.seed, round_index, rank, batch.token_shape, self.editor.device)
-        conditions = conditions_of(batch.samples, "student", self.store).to(self.editor.device)
-        metrics = self._update_fake(rollout, slots, conditions, seeds, round_index)
-        metrics |= self._update_student(rollout, slots, batch, conditions, seeds, round_index)
+        task = _Round(
+            slots=slots,
+            batch=batch,
+            rollout=rollout,
+            conditions=conditions_of(batch.samples, "student", self.store).to(self.editor.device),
+            seeds=_Seeds(self.plan.seed, round_index, rank, batch.token_shape, self.editor.device),
+        )
+        metrics = self._update_fake(task, round_index)
+        metrics |= self._update_student(task, round_index)
         metrics["forwards_student_group"] = self.counter.take() / len(slots)
         return metrics
 
-    def _update_fake(
-        self,
-        rollout: Rollout,
-        slots: list[Slot],
-        conditions: Conditions,
-        seeds: "_Seeds",
-        round_index: int,
-    ) -> dict[str, float]:
+    def _parts(self) -> list[list[int]]:
+        """The slots of each forward; as many in every worker, for a sharded group waits at each."""
+        count, most = self.plan.batch, self.settings.micro_batch or self.plan.batch
+        return [list(range(i, min(i + most, count))) for i in range(0, count, most)]
+
+    def _update_fake(self, task: "_Round", round_index: int) -> dict[str, float]:
         rate = rate_at(self.settings.fake_rate, round_index, self.settings.rounds)
         losses, norm = [], 0.0
-        fake_x0 = _tensor(rollout.fake_x0, self.editor.device)
+
+        def part_losses(update: int) -> Iterator[Tensor]:
+            for rows in self._parts():
+                x0 = _tensor(task.rollout.fake_x0[rows, update], self.editor.device)
+                t = as_sigma([task.slots[i].fake_ts[update] for i in rows], self.editor.device)
+                noise = task.seeds.gaussian("fake", rows, update)
+                with self.adapters.use(FAKE):
+                    given = task.conditions.rows(rows)
+                    v = self.editor.velocity(add_noise(x0, noise, t), t, given)
+                yield flow_matching_loss(v, x0, noise).sum() / len(task.slots)
+
         for update in range(self.plan.fake_updates):
-            x0 = fake_x0[:, update]
-            t = as_sigma([s.fake_ts[update] for s in slots], self.editor.device)
-            noise = seeds.gaussian("fake", len(slots), update)
-            with self.adapters.use(FAKE):
-                v = self.editor.velocity(add_noise(x0, noise, t), t, conditions)
-            loss = flow_matching_loss(v, x0, noise).mean()
-            norm = self._step(FAKE, self.fake_optimizer, loss, rate)
-            losses.append(loss.item())
+            loss, norm = self._step(FAKE, self.fake_optimizer, part_losses(update), rate)
+            losses.append(loss)
         return {
             "loss_fake": sum(losses) / len(losses),
             "grad_norm_fake": norm,
             "learning_rate_fake": rate,
         }
 
-    def _update_student(
-        self,
-        rollout: Rollout,
-        slots: list[Slot],
-        batch: SlotBatch,
-        conditions: Conditions,
-        seeds: "_Seeds",
-        round_index: int,
-    ) -> dict[str, float]:
-        device, settings, count = self.editor.device, self.settings, len(slots)
+    def _update_student(self, task: "_Round", round_index: int) -> dict[str, float]:
+        rate = rate_at(self.settings.student_rate, round_index, self.settings.rounds)
+        anchors, parts = self._anchors(task, round_index), self._parts()
+        metrics: dict[str, float] = {
+            "effect_share": len(task.batch.effect_rows) / len(task.slots),
+        }
+
+        def part_losses() -> Iterator[Tensor]:
+            for index, rows in enumerate(parts):
+                own = None if anchors is None else anchors.part(index, len(parts))
+                loss, found = self._student_loss(task, rows, own)
+                for name, value in found.items():
+                    metrics[name] = metrics.get(name, 0.0) + value
+                yield loss
+
+        _, metrics["grad_norm_student"] = self._step(
+            STUDENT, self.student_optimizer, part_losses(), rate
+        )
+        self._follow()
+        return metrics | {"learning_rate_student": rate}
+
+    def _student_loss(
+        self, task: "_Round", slot_rows: list[int], anchors: "_Anchors | None"
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The share of some slots and some anchors in the round's loss, and in its metrics."""
+        device, settings, slots = self.editor.device, self.settings, task.slots
+        count, total, seeds, rollout = len(slot_rows), len(slots), task.seeds, task.rollout
         sigmas = student_sigmas(self.plan.student_steps, self.plan.shift)
-        rows = batch.effect_rows if settings.weight_ts > 0 else []
-        x_g = _tensor(rollout.x_g, device)
-        ts_x0 = _tensor(rollout.ts_x0, device)[rows]
+        effects = [i for i in slot_rows if i in task.batch.effect_rows]
+        rows = effects if settings.weight_ts > 0 else []
+        conditions = task.conditions.rows(slot_rows)
+        simulated = task.conditions.rows(rows) if rows else None
+        x_g = _tensor(rollout.x_g[slot_rows], device)
+        ts_x0 = _tensor(rollout.ts_x0[rows], device)
 
         # The fake score's opinion, at the very points where the teacher gave its own.
-        t_score = as_sigma([s.t for s in slots], device)
+        t_score = as_sigma([slots[i].t for i in slot_rows], device)
         t_critic = as_sigma([slots[i].ts_t for i in rows], device)
-        critic = seeds.gaussian("ts_critic", count)[rows]
         asked = torch.cat(
             [
-                add_noise(x_g, seeds.gaussian("score", count), t_score),
-                add_noise(ts_x0, critic, t_critic),
+                add_noise(x_g, seeds.gaussian("score", slot_rows), t_score),
+                add_noise(ts_x0, seeds.gaussian("ts_critic", rows), t_critic),
             ]
         )
         t_asked = torch.cat([t_score, t_critic])
         with torch.no_grad(), self.adapters.use(FAKE):
-            v = self.editor.velocity(
-                asked, t_asked, _joined(conditions, conditions.rows(rows) if rows else None)
-            )
+            v = self.editor.velocity(asked, t_asked, _joined(conditions, simulated))
         fake_x0 = predict_x0(asked, v, t_asked)
-        gradient_bs = dmd_gradient(x_g, fake_x0[:count], _tensor(rollout.teacher_x0, device))
-        teacher_ts = _tensor(rollout.ts_teacher_x0, device)[rows]
-        gradient_ts = dmd_gradient(ts_x0, fake_x0[count:], teacher_ts)
+        teacher = _tensor(rollout.teacher_x0[slot_rows], device)
+        gradient_bs = dmd_gradient(x_g, fake_x0[:count], teacher)
+        gradient_ts = dmd_gradient(
+            ts_x0, fake_x0[count:], _tensor(rollout.ts_teacher_x0[rows], device)
+        )
 
         # One student forward for all three losses, if the anchors are of the slots' bucket.
-        anchors = self._anchors(batch, seeds, slots, round_index)
-        t_k = as_sigma([sigmas[s.step] for s in slots], device)
-        t_gen = as_sigma([sigmas[slots[i].ts_step] for i in rows], device)
-        x_in, t_in = [_tensor(rollout.x_k, device)], [t_k]
+        t_k = as_sigma([sigmas[slots[i].step] for i in slot_rows], device)
+        x_in, t_in = [_tensor(rollout.x_k[slot_rows], device)], [t_k]
         cond_in = [conditions]
-        if rows:
-            y = targets_of([batch.samples[i] for i in rows], self.store).to(device)
-            x_in.append(add_noise(y, seeds.gaussian("ts_gen", count)[rows], t_gen))
-            t_in.append(t_gen)
-            cond_in.append(conditions.rows(rows))
+        if simulated is not None:
+            y = targets_of([task.batch.samples[i] for i in rows], self.store).to(device)
+            t_in.append(as_sigma([sigmas[slots[i].ts_step] for i in rows], device))
+            x_in.append(add_noise(y, seeds.gaussian("ts_gen", rows), t_in[-1]))
+            cond_in.append(simulated)
         if anchors is not None and anchors.conditions.shapes == conditions.shapes:
             x_in.append(add_noise(anchors.y, anchors.noise, anchors.t))
             t_in.append(anchors.t)
@@ -196,42 +224,37 @@ class StudentTrainer:
                 v_anchors = self.editor.velocity(x_anchors, anchors.t, anchors.conditions)
         x0 = predict_x0(x, v, t)
         # Absent slots count as zeros, so that a slot's pull does not depend on the others.
-        loss_bs = dmd_loss(x0[:count], gradient_bs).mean()
-        loss_ts = dmd_loss(x0[count : count + len(rows)], gradient_ts).sum() / count
+        loss_bs = dmd_loss(x0[:count], gradient_bs).sum() / total
+        loss_ts = dmd_loss(x0[count : count + len(rows)], gradient_ts).sum() / total
         loss_ta = x0.new_zeros(())
         if anchors is not None:
             each = flow_matching_loss(v_anchors, anchors.y, anchors.noise)
-            loss_ta = each.mean() * anchors.share
+            loss_ta = each.sum() * anchors.weight
         loss = (
             settings.weight_bs * loss_bs
             + settings.weight_ts * loss_ts
             + settings.weight_ta * loss_ta
         )
-        rate = rate_at(settings.student_rate, round_index, settings.rounds)
-        norm = self._step(STUDENT, self.student_optimizer, loss, rate)
-        self._follow()
+        share, simulations = count / total, max(1, len(task.batch.effect_rows))
         moved = (x0[:count].detach() - x_g).abs().mean()
-        return {
+        return loss, {
             "loss_dmd_bs": loss_bs.item(),
             "loss_dmd_ts": loss_ts.item(),
             "loss_ta_fm": loss_ta.item(),
-            "grad_norm_student": norm,
-            "learning_rate_student": rate,
-            "dmd_gradient": gradient_bs.abs().mean().item(),
-            "dmd_gradient_ts": gradient_ts.abs().mean().item() if rows else 0.0,
-            "teacher_fake_gap": _gap(fake_x0[:count], rollout, device),
-            "effect_share": len(batch.effect_rows) / count,
+            "dmd_gradient": gradient_bs.abs().mean().item() * share,
+            "dmd_gradient_ts": (
+                gradient_ts.abs().mean().item() * len(rows) / simulations if rows else 0.0
+            ),
+            "teacher_fake_gap": (fake_x0[:count] - teacher).abs().mean().item() * share,
             # 0 at lag 0: the student is still the one that made the rollout.
-            "policy_moved": moved.item(),
+            "policy_moved": moved.item() * share,
         }
 
-    def _anchors(
-        self, batch: SlotBatch, seeds: "_Seeds", slots: list[Slot], round_index: int
-    ) -> "_Anchors | None":
+    def _anchors(self, task: "_Round", round_index: int) -> "_Anchors | None":
         """TA-FM's samples: its own batch where the recipe has one, else the effect slots'."""
         if self.settings.weight_ta == 0:
             return None
-        device = self.editor.device
+        device, seeds, batch = self.editor.device, task.seeds, task.batch
         if self.plan.ta_fm_batch > 0:
             drawn = round_anchors(self.plan, round_index, seeds.rank)
             samples = anchor_samples(drawn, self.manifest)
@@ -240,34 +263,42 @@ class StudentTrainer:
             share = self.plan.p_switch
         else:
             samples = [batch.samples[i] for i in batch.effect_rows]
-            times = [slots[i].t for i in batch.effect_rows]
-            share = len(samples) / len(slots)
+            times = [task.slots[i].t for i in batch.effect_rows]
+            share = len(samples) / len(task.slots)
         if not samples:
             return None
-        y = targets_of(samples, self.store).to(device)
+        y, rows = targets_of(samples, self.store).to(device), range(len(samples))
         return _Anchors(
             y=y,
-            noise=replace(seeds, shape=(y.shape[1], y.shape[2])).gaussian("anchor", len(samples)),
+            noise=replace(seeds, shape=(y.shape[1], y.shape[2])).gaussian("anchor", rows),
             t=as_sigma(times, device),
             conditions=conditions_of(samples, "student", self.store).to(device),
-            share=share,
+            weight=share / len(samples),
         )
 
-    def _step(self, name: str, optimizer: torch.optim.AdamW, loss: Tensor, rate: float) -> float:
-        """Backward, average over the group, clip, step; returns the gradient's norm."""
+    def _step(
+        self, name: str, optimizer: torch.optim.AdamW, losses: Iterable[Tensor], rate: float
+    ) -> tuple[float, float]:
+        """Backward (a loss that comes in parts is their sum), average over the group, clip, step.
+
+        Returns the loss and the gradient's norm.
+        """
         for group in optimizer.param_groups:
             group["lr"] = rate
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         optimizer.zero_grad(set_to_none=True)
-        with self.adapters.use(name):
-            loss.backward()  # type: ignore[no-untyped-call]
+        total = 0.0
+        for loss in losses:
+            with self.adapters.use(name):
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
         # Nothing reads the prompt stream's end in the last block: no gradient there.
         self.all_reduce([p.grad for p in parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip)
         optimizer.step()
         # The other adapter's update must not find these still on the card.
         optimizer.zero_grad(set_to_none=True)
-        return whole(norm).item()
+        return total, whole(norm).item()
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -278,11 +309,22 @@ class StudentTrainer:
 
 @dataclass(frozen=True)
 class _Anchors:
+    """TA-FM's samples; ``weight``: of one of them in the round's loss."""
+
     y: Tensor
     noise: Tensor
     t: Tensor
     conditions: Conditions
-    share: float
+    weight: float
+
+    def part(self, index: int, parts: int) -> "_Anchors | None":
+        """Those of one of so many parts of a round; None if there are too few for all."""
+        count = len(self.t)
+        rows = list(range(count * index // parts, count * (index + 1) // parts))
+        if not rows:
+            return None
+        given = self.conditions.rows(rows)
+        return _Anchors(self.y[rows], self.noise[rows], self.t[rows], given, self.weight)
 
 
 @dataclass(frozen=True)
@@ -295,18 +337,27 @@ class _Seeds:
     shape: tuple[int, int]
     device: torch.device
 
-    def gaussian(self, purpose: str, count: int, index: int = 0) -> Tensor:
-        keys = [(self.seed, purpose, self.round, self.rank, i, index) for i in range(count)]
+    def gaussian(self, purpose: str, rows: Sequence[int], index: int = 0) -> Tensor:
+        if not rows:
+            return torch.zeros(0, *self.shape, device=self.device)
+        keys = [(self.seed, purpose, self.round, self.rank, i, index) for i in rows]
         return gaussian_batch(self.shape, keys).to(self.device)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What one round of one worker is made of."""
+
+    slots: list[Slot]
+    batch: SlotBatch
+    rollout: Rollout
+    conditions: Conditions
+    seeds: _Seeds
 
 
 def _joined(*parts: Conditions | None) -> Conditions:
     present = [p for p in parts if p is not None]
     return present[0] if len(present) == 1 else concatenate(*present)
-
-
-def _gap(fake_x0: Tensor, rollout: Rollout, device: torch.device) -> float:
-    return (fake_x0 - _tensor(rollout.teacher_x0, device)).abs().mean().item()
 
 
 def _tensor(array: object, device: torch.device) -> Tensor:

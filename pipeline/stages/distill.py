@@ -55,6 +55,7 @@ def update_settings(recipe: Recipe) -> UpdateSettings:
         weight_bs=d.losses.dmd_bs,
         weight_ts=d.losses.dmd_ts,
         weight_ta=d.losses.ta_fm,
+        micro_batch=recipe.cluster.student_group.micro_batch,
     )
 
 
@@ -83,6 +84,7 @@ def arguments_of(
         device=device_of(recipe.model, group.num_gpus),
         dtype=recipe.model.dtype,
         quantize=recipe.model.quantize,
+        shard=group.shard,
         threads=group.threads,
         gradient_checkpointing=recipe.distill.gradient_checkpointing,
         rank=lora.rank,

@@ -1,0 +1,154 @@
+"""Rounds of a student group of two: as two processes sharded by FSDP2, and as two threads.
+
+The threads are the reference: a whole trainer each, whose gradients are averaged by hand.
+"""
+
+import json
+import multiprocessing
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed
+from diffusers import QwenImageTransformer2DModel
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
+from pipeline.distill.rollout import RolloutWorker
+from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
+from pipeline.models.adapters import Adapters
+from pipeline.models.loading import BaseRows, empty_transformer
+from pipeline.models.sharding import shard_transformer
+from tests.unit.distill.halves import HASH, PLAN, SETTINGS, Collection
+from tests.unit.tiny import MODULES, tiny_editor
+
+WORKERS = 2
+Metrics = list[dict[str, float]]
+
+
+def go_on(worker: RolloutWorker, trainer: StudentTrainer, rank: int, rounds: range) -> Metrics:
+    metrics = []
+    for r in rounds:
+        worker.load_policy(trainer.policy())
+        metrics.append(trainer.update(worker.roll(r, rank, r), r, rank))
+    return metrics
+
+
+class Threads:
+    """Two whole trainers in one process."""
+
+    def __init__(self, collection: Collection, checkpoint: Path | None = None) -> None:
+        self.collection = collection
+        self._barrier, self._given = threading.Barrier(WORKERS), [[]] * WORKERS
+        # Not in the threads: random weights come from torch's one generator.
+        self.workers = [collection.worker() for _ in range(WORKERS)]
+        self.trainers = [collection.trainer(all_reduce=self._mean(r)) for r in range(WORKERS)]
+        if checkpoint is not None:
+            for trainer in self.trainers:
+                load_checkpoint(checkpoint, trainer, HASH)
+
+    def _mean(self, rank: int) -> Callable[[Sequence[Tensor]], None]:
+        def all_reduce(gradients: Sequence[Tensor]) -> None:
+            self._given[rank] = [g.clone() for g in gradients]
+            self._barrier.wait(60)
+            means = [(a + b) / 2 for a, b in zip(*self._given, strict=True)]
+            self._barrier.wait(60)
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean)
+
+        return all_reduce
+
+    def go_on(self, rounds: range) -> Metrics:
+        """Rank 0's metrics."""
+        done: list[Metrics] = [[]] * WORKERS
+
+        def run(rank: int) -> None:
+            done[rank] = go_on(self.workers[rank], self.trainers[rank], rank, rounds)
+
+        threads = [threading.Thread(target=run, args=(rank,)) for rank in range(WORKERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert all(len(metrics) == len(rounds) for metrics in done)
+        return done[0]
+
+    def save(self, folder: Path, round_index: int) -> None:
+        trainer = self.trainers[0]
+        save_checkpoint(folder, trainer, Progress(round_index, HASH, [trainer.policy()]))
+
+
+def sharded_trainer(
+    collection: Collection, base: Path, dtype: torch.dtype = torch.float32
+) -> StudentTrainer:
+    """As the student worker builds it: no process ever has the base whole."""
+    editor = tiny_editor()
+    editor.transformer = empty_transformer(QwenImageTransformer2DModel, base, dtype)
+    adapters = Adapters(editor.transformer)
+    for seed, name in enumerate((STUDENT, FAKE)):
+        adapters.add(name, 4, 4.0, MODULES, seed, device="cpu")
+    shard_transformer(editor.transformer, editor.device, BaseRows(base))
+    return StudentTrainer(
+        editor, adapters, collection.store, collection.manifest, PLAN, SETTINGS, lambda _: None
+    )
+
+
+def in_two_processes(folder: Path, base: Path, one: Path) -> None:
+    """Three rounds, saved to ``two``; a fourth from the checkpoint ``one``, to ``two_more``."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.unit.distill.sharded_rounds"])
+    processes = [
+        context.Process(target=_process, args=(rank, folder, base, one)) for rank in range(WORKERS)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0] * WORKERS
+
+
+def _process(rank: int, folder: Path, base: Path, one: Path) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(str(folder / "store"), WORKERS)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS)
+    collection = Collection(folder / f"collection{rank}")
+    seen: dict[str, object] = {}
+
+    worker, trainer = collection.worker(), sharded_trainer(collection, base)
+    transformer = trainer.editor.transformer
+    seen["parameters"] = {
+        name: [p.numel(), p.to_local().numel() if isinstance(p, DTensor) else -1]
+        for name, p in transformer.named_parameters()
+    }
+    seen["metrics"] = go_on(worker, trainer, rank, range(3))
+    _save(folder / "two", trainer, 3, rank)
+    wholes = {
+        name: p.full_tensor().sum().item()
+        for name, p in transformer.named_parameters()
+        if ".lora_" not in name
+    }
+    seen["base"] = wholes
+
+    resumed = sharded_trainer(collection, base)
+    load_checkpoint(one, resumed, HASH)
+    go_on(worker, resumed, rank, range(3, 4))
+    _save(folder / "two_more", resumed, 4, rank)
+
+    # At half precision the masters are still fp32.
+    half = sharded_trainer(collection, base, torch.bfloat16)
+    half.settings = replace(half.settings, ema=0.0)
+    seen["half"] = go_on(worker, half, rank, range(1))
+    dtypes = {str(v.dtype) for name in (STUDENT, FAKE) for v in half.adapters.state(name).values()}
+    seen["half_masters"] = sorted(dtypes)
+    (folder / f"rank{rank}.json").write_text(json.dumps(seen))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _save(folder: Path, trainer: StudentTrainer, round_index: int, rank: int) -> None:
+    progress = Progress(round_index, HASH, [trainer.policy()])
+    save_checkpoint(folder, trainer, progress, write=rank == 0)
+    torch.distributed.barrier()
