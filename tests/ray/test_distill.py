@@ -152,12 +152,18 @@ def test_a_warm_start_is_where_student_and_fake_score_begin(bank: Path) -> None:
     assert all((with_ray[key] == value).all() for key, value in trainer.average.items())
 
 
-def test_two_workers_see_their_own_slots_and_agree(bank: Path) -> None:
-    share_caches(bank, "pair")
-    recipe = recipe_in(bank, "pair", "cluster.student_group.workers=2")
-    file = distilled(recipe)
-    assert file.exists()
-    assert len(History(bank / "pair" / "history.jsonl").load()) == recipe.distill.rounds
+def test_two_workers_see_their_own_slots_and_agree_sharded_or_not(bank: Path) -> None:
+    files = []
+    for output, shard in (("pair", "false"), ("sharded", "true")):
+        share_caches(bank, output)
+        group = f"cluster.student_group={{workers: 2, shard: {shard}}}"
+        recipe = recipe_in(bank, output, group, gradient_checkpointing=True)
+        files.append(distilled(recipe))
+        assert len(History(bank / output / "history.jsonl").load()) == recipe.distill.rounds
+    whole, sharded = map(student_weights, files)
+    assert whole.keys() == sharded.keys()
+    assert all((sharded[key] - value).abs().max() < 1e-5 for key, value in whole.items())
+    assert max(value.abs().max() for key, value in whole.items() if "lora_B" in key) > 1e-3
 
 
 @pytest.mark.slow

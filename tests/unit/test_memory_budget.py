@@ -33,7 +33,14 @@ from tests.unit.tiny import seeded
 MINIATURE = "pipeline/miniature/base"
 LORA = 1_179_648_000
 TOKENS = 2 * 64 * 64 + 324
-RECIPES = ["qwen_image_edit_2509", "qwen_image_edit_2511"]
+LOW_MEMORY = "qwen_image_edit_2509_low_memory"
+# A recipe's cards as it is, and with the flags of its header.
+CARDS_OF = {
+    "qwen_image_edit_2509": [("8", "80"), ("4", "80"), ("1", "141")],
+    "qwen_image_edit_2511": [("8", "80"), ("4", "80"), ("1", "141")],
+    LOW_MEMORY: [("2", "80"), ("8", "48")],
+}
+RECIPES = list(CARDS_OF)
 FULL_SHAPES = ((1, 64, 64), (1, 64, 64))
 PUBLISHED = Load(
     bytes_a_weight=2,
@@ -109,13 +116,15 @@ def test_recipes_say_which_cards_they_are_for(full: BaseSize, name: str) -> None
     """Each ``--set`` line of a recipe's header, and the recipe as it is, fit where they say."""
     path = f"pipeline/recipes/{name}.yaml"
     variants = re.findall(r"^# (\d) x (\d+) GB: (--set .+)$", Path(path).read_text(), re.M)
-    assert [(n, gb) for n, gb, _ in variants] == [("4", "80"), ("1", "141")]
-    for count, gb, flags in [("8", "80", ""), *variants]:
+    (first, *others) = CARDS_OF[name]
+    assert [(n, gb) for n, gb, _ in variants] == others
+    for count, gb, flags in [(*first, ""), *variants]:
         overrides = flags.removeprefix("--set ").split(" --set ") if flags else []
         recipe, problems = inspect_recipe(path, overrides)
         assert recipe is not None and not problems
         group, pool = recipe.cluster.student_group, recipe.cluster.teacher_pool
         assert group.workers * group.num_gpus + pool.max * pool.num_gpus == int(count)
+        assert group.workers * recipe.distill.batch == 8  # the published samples a round
         load = replace(memory_load_of(recipe, full), tokens=TOKENS)
         student, teacher = student_budget(full, load), teacher_budget(full, load)
         if count == "1":
@@ -134,7 +143,7 @@ def memory_load_of(recipe: object, full: BaseSize) -> Load:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_have_the_published_settings(name: str) -> None:
     recipe = load_recipe(f"pipeline/recipes/{name}.yaml")
-    assert recipe.model.path == f"hf://Qwen/Qwen-Image-Edit-{name[-4:]}"
+    assert recipe.model.path == f"hf://Qwen/Qwen-Image-Edit-{name.split('_')[3]}"
     d, lora = recipe.distill, recipe.student.lora
     assert (lora.rank, lora.alpha, lora.modules) == (128, 128, MODULES)
     assert recipe.teach.lora == lora and recipe.teach.steps == 2000
@@ -143,7 +152,8 @@ def test_recipes_have_the_published_settings(name: str) -> None:
     assert d.learning_rate == d.fake_learning_rate == recipe.teach.learning_rate == 1e-4
     assert (d.tau_max, d.tau_min, d.guidance) == (0.75, 0.5, 5.0)
     assert (d.ema, d.schedule) == (0.0, "constant")
-    assert d.betas == (0.9, 0.999) and d.batch == 1
+    assert d.betas == (0.9, 0.999)
+    assert d.batch * recipe.cluster.student_group.workers == 8
 
 
 @pytest.mark.parametrize("quantize", [None, *KINDS])

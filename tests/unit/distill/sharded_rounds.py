@@ -22,10 +22,13 @@ from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
 from pipeline.models.adapters import Adapters
 from pipeline.models.loading import BaseRows, empty_transformer
 from pipeline.models.sharding import shard_transformer
-from tests.unit.distill.halves import HASH, PLAN, SETTINGS, Collection
+from tests.unit.distill import halves
+from tests.unit.distill.halves import HASH, PLAN, Collection
 from tests.unit.tiny import MODULES, tiny_editor
 
 WORKERS = 2
+# A bound below the gradients' norms, so that clipping is by the whole group's; two forwards a loss.
+SETTINGS = replace(halves.SETTINGS, grad_clip=5e-3, micro_batch=2)
 Metrics = list[dict[str, float]]
 
 
@@ -45,7 +48,10 @@ class Threads:
         self._barrier, self._given = threading.Barrier(WORKERS), [[]] * WORKERS
         # Not in the threads: random weights come from torch's one generator.
         self.workers = [collection.worker() for _ in range(WORKERS)]
-        self.trainers = [collection.trainer(all_reduce=self._mean(r)) for r in range(WORKERS)]
+        self.trainers = [
+            collection.trainer(settings=SETTINGS, all_reduce=self._mean(rank))
+            for rank in range(WORKERS)
+        ]
         if checkpoint is not None:
             for trainer in self.trainers:
                 load_checkpoint(checkpoint, trainer, HASH)
@@ -84,9 +90,10 @@ class Threads:
 def sharded_trainer(
     collection: Collection, base: Path, dtype: torch.dtype = torch.float32
 ) -> StudentTrainer:
-    """As the student worker builds it: no process ever has the base whole."""
+    """As the student worker builds it, checkpointing too: no process ever has the base whole."""
     editor = tiny_editor()
     editor.transformer = empty_transformer(QwenImageTransformer2DModel, base, dtype)
+    editor.transformer.enable_gradient_checkpointing()
     adapters = Adapters(editor.transformer)
     for seed, name in enumerate((STUDENT, FAKE)):
         adapters.add(name, 4, 4.0, MODULES, seed, device="cpu")

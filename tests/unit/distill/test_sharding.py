@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from pipeline.distill.checkpoint import STATE_FILE
 from tests.unit.distill.halves import Collection
-from tests.unit.distill.sharded_rounds import WORKERS, Threads, in_two_processes
+from tests.unit.distill.sharded_rounds import SETTINGS, WORKERS, Threads, in_two_processes
 from tests.unit.tiny import tiny_editor
 
 CLOSE = 1e-5
@@ -76,6 +76,8 @@ def test_losses_and_gradients_norms_are_the_whole_groups(
     for mine, theirs in zip(metrics, reference, strict=True):
         for name, value in theirs.items():
             assert mine[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+    norms = [m[f"grad_norm_{name}"] for m in metrics for name in ("fake", "student")]
+    assert max(norms) > SETTINGS.grad_clip
     # Both workers clip by the same norm, though their samples differ.
     other = seen(folder, 1)["metrics"]
     assert [m["grad_norm_student"] for m in other] == [m["grad_norm_student"] for m in metrics]
