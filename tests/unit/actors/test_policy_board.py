@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from actors import policy_board
 from actors.health import Word, diagnose
 from actors.policy_board import Look, PolicyBoard
 
@@ -16,7 +15,7 @@ WORD = Word("s", "process 1 on here", "waiting", 3)
 class Shown:
     """Stands for the gauges, which want Ray."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self) -> None:
         self.rows: list[Mapping[str, float]] = []
 
     def show(self, row: Mapping[str, float]) -> None:
@@ -24,9 +23,10 @@ class Shown:
 
 
 @pytest.fixture
-def board(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(policy_board, "Gauges", Shown)
-    return PolicyBoard.__ray_metadata__.modified_class(2, "run")  # type: ignore[attr-defined]
+def board() -> Any:
+    board = PolicyBoard.__ray_metadata__.modified_class(2, "run")  # type: ignore[attr-defined]
+    board._gauges = Shown()
+    return board
 
 
 def row(round_index: int) -> dict[str, float]:
