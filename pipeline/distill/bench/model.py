@@ -1,6 +1,6 @@
 """A transformer of the true size with random weights, and a collection of random tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,10 @@ FULL = Size(
     dtype=torch.bfloat16,
 )
 # Large enough for every path, small enough for a minute on two cores.
-MINI = Size(
-    config={
+MINI = replace(
+    FULL,
+    config=FULL.config
+    | {
         "attention_head_dim": 32,
         "axes_dims_rope": [8, 12, 12],
         "in_channels": 80,
@@ -71,12 +73,10 @@ MINI = Size(
         "num_attention_heads": 2,
         "num_layers": 2,
         "out_channels": 20,
-        "patch_size": 2,
     },
     grid=(4, 4),
     words=8,
     rank=4,
-    steps=8,
     target_steps=4,
     dtype=torch.float32,
 )
