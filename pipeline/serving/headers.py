@@ -4,9 +4,13 @@ import base64
 import hashlib
 import re
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.serving.metrics import Metrics
+
+# More than any browser sends. Serve's HTTP server has no bound of its own.
+HEADER_BYTES = 32 * 2**10
 
 
 def content_policy(page: str) -> str:
@@ -25,7 +29,7 @@ def content_policy(page: str) -> str:
 
 
 class CountAndProtect:
-    """ASGI middleware: counts answers by route and status, adds the headers."""
+    """ASGI middleware: counts answers by route and status, adds the headers, refuses huge ones."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, policy: str) -> None:
         self.app = app
@@ -49,4 +53,8 @@ class CountAndProtect:
                 self.metrics.requests.labels(route, str(message["status"])).inc()
             await send(message)
 
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES:
+            refusal = JSONResponse({"error": f"more than {HEADER_BYTES} bytes of headers"}, 431)
+            await refusal(scope, receive, counted)
+            return
         await self.app(scope, receive, counted)

@@ -50,6 +50,17 @@ def test_a_photograph_comes_back_edited(tiny_export: StudentExport, tmp_path: Pa
     assert (first.effects, first.order, first.seed) == (("snow", "fog"), "in_turn", 5)
 
 
+def test_headers_have_their_bound(tiny_export: StudentExport, tmp_path: Path) -> None:
+    async def ask() -> list[int]:
+        async with client(application(tiny_export, Negative().edit, tmp_path)) as http:
+            return [
+                (await http.get("/", headers={"x": "y" * size})).status_code
+                for size in (30_000, 33_000, 200_000)
+            ]
+
+    assert asyncio.run(ask()) == [200, 431, 431]
+
+
 def test_a_thousand_bad_requests_get_4xx_and_leave_it_serving(
     tiny_export: StudentExport, tmp_path: Path
 ) -> None:
