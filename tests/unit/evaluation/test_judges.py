@@ -1,5 +1,6 @@
 """Reading judges' answers, their agreement, likeness, and the judges' table."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +50,12 @@ def test_what_cannot_be_used_is_said(read: object, answer: str, why: str) -> Non
 
 @given(st.text(max_size=200))
 def test_any_answer_is_read_or_refused(answer: str) -> None:
-    for read in (read_happened, read_kept, read_reward):
+    for read, kind in ((read_happened, bool), (read_kept, float), (read_reward, float)):
         try:
-            read(answer)
+            value = read(answer)
         except ValueError:
             continue
+        assert isinstance(value, kind) and math.isfinite(value)
 
 
 def test_vsa_is_nought_where_the_effect_did_not_happen() -> None:
