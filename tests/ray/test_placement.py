@@ -30,7 +30,7 @@ class Stop(Exception):
     """Raised by the trainer that stands in for Ray Train, once it has been asked to fit."""
 
 
-def test_student_group_and_rollouts_ask_for_their_resources(
+def test_student_group_and_rollouts_ask_for_their_resources_and_order(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     asked: dict[str, Any] = {}
@@ -46,6 +46,7 @@ def test_student_group_and_rollouts_ask_for_their_resources(
 
     def map_batches(self: Any, actor: type, **arguments: Any) -> None:
         asked["teacher"] = arguments["resources"]
+        asked["out of order"] = arguments["allow_out_of_order_execution"]
 
     monkeypatch.setattr(student_group, "TorchTrainer", Trainer)
     monkeypatch.setattr(ray.data.Dataset, "map_batches", map_batches)
@@ -68,6 +69,7 @@ def test_student_group_and_rollouts_ask_for_their_resources(
         )
     assert asked == {
         "teacher": {"teacher": 1.0},
+        "out of order": False,
         "student": {"CPU": 2.0, "GPU": 1.0, "student": 1.0},
     }
 
