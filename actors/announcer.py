@@ -77,6 +77,10 @@ class Announcer:
         self._rows.append(row)
         self._board.offer.remote(self._attempt, self._word, {}, [row])
 
+    def show(self, rounds: int, preview: bytes) -> None:
+        """A preview (PNG) of the student after so many rounds."""
+        self._board.show.remote(rounds, preview)
+
     def doing(self, what: Doing, round_index: int) -> None:
         """What the student does now, and in which round; the board hears it with the next beat."""
         self._word = replace(self._word, doing=what, round=round_index)

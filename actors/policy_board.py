@@ -19,6 +19,8 @@ from actors.gauges import Gauges
 from actors.health import Health, Heard, Word
 
 _RECENT = 32
+# A picture (PNG) of the student after so many rounds.
+Preview = tuple[int, bytes]
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Look:
     life: str
     rows: list[dict[str, float]]
     health: Health
+    previews: list[Preview]
 
 
 @ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1, max_task_retries=-1)
@@ -52,6 +55,7 @@ class PolicyBoard:
         self._policies: dict[int, Any] = {}
         self._changed = asyncio.Condition()
         self._rows: list[dict[str, float]] = []
+        self._previews: list[Preview] = []
         self._attempts: list[str] = []
         self._seen: set[int] = set()
         self._student: _Spoken | None = None
@@ -105,8 +109,15 @@ class PolicyBoard:
             self._rolled.add((word.round, word.rank))
             self._rollouts.append(word)
 
+    async def show(self, rounds: int, preview: bytes) -> None:
+        """A preview (PNG) of the student after so many rounds; a board that dies loses it."""
+        self._previews.append((rounds, preview))
+
     async def look(self, life: str, count: int) -> Look:
-        """Rows after the first ``count`` (all, if the board has been born again), and health."""
+        """Rows after the first ``count`` (all, if the board has been born again), and health.
+
+        Previews since the last look come with it.
+        """
         now = time.monotonic()
         rows = self._rows[count:] if life == self._life else list(self._rows)
         usual = [row["seconds_update"] for row in self._rows[-_RECENT:]]
@@ -117,7 +128,8 @@ class PolicyBoard:
             usual_rollout=median([word.busy for word in self._rollouts] or [0.0]),
             usual_update=median(usual or [0.0]),
         )
-        return Look(self._life, rows, health)
+        previews, self._previews = self._previews, []
+        return Look(self._life, rows, health, previews)
 
     def _record(self, row: dict[str, float]) -> None:
         """Add a finished round, with what only the board knows of it."""

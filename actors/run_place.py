@@ -15,11 +15,14 @@ import ray
 
 from pipeline import mirror, object_store
 from pipeline.distill.checkpoint import STATE_FILE
+from pipeline.distill.watch import SCORE
 from pipeline.storage import folder_is_whole, write_atomic
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 STUDENT_FOLDER = "student"
 _PREFIX = "checkpoint_"
+# What was reported with a checkpoint: its round and, of a watched run, its validation score.
+Said = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,38 +64,48 @@ class RunPlace:
         mirror.pull(folder)
         return folder
 
+    def best_checkpoint(self) -> Path:
+        """The student folder of the listed checkpoint with the least validation score."""
+        listed = json.loads((self.folder / SNAPSHOT).read_bytes())["checkpoint_results"]
+        best = min(listed, key=lambda r: (r["metrics"][SCORE], r["metrics"]["round"]))
+        folder = self.folder / str(best["checkpoint_dir_name"]) / STUDENT_FOLDER
+        mirror.pull(folder)
+        return folder
+
     def heal(self) -> None:
         """Let the snapshot list what is there, up to the newest checkpoint that is whole.
 
         Every byte of that one is read; older ones are looked at when they are needed. Without a
         whole one the run begins at its first round.
         """
-        names, good = self._checkpoints(), dict[str, int]()
+        names, good = self._checkpoints(), dict[str, Said]()
         while names and not good:
             newest = names.pop()
-            if (found := self._whole_round(newest)) is None:
+            if (found := self._whole(newest)) is None:
                 print(f"{self.folder / newest}: damaged checkpoint; the run goes on without it")
                 continue
-            older = {name: self._said_round(name) for name in names}
+            older = {name: self._said(name) for name in names}
             good = {name: said for name, said in older.items() if said is not None}
             good[newest] = found
         if self._listed() != good:
             self._write_snapshot(good)
 
-    def _write_snapshot(self, rounds: dict[str, int]) -> None:
+    def _write_snapshot(self, good: dict[str, Said]) -> None:
         path = self.folder / SNAPSHOT
-        if not rounds:
+        if not good:
             mirror.remove(path)
             return
+        names = list(good)
         results = [
-            {"version": 0, "checkpoint_dir_name": name, "metrics": {"round": found}}
-            for name, found in rounds.items()
+            {"version": 0, "checkpoint_dir_name": name, "metrics": good[name]} for name in names
         ]
+        # As Ray Train has them: by time, or by score with the best last.
+        by_score = sorted(range(len(names)), key=lambda i: -good[names[i]].get(SCORE, 0.0))
         # The fields of Ray Train's own, as of the version that it will be read by.
         content = {
             "ray_version": ray.__version__,
-            "checkpoint_results": results,
-            "checkpoint_report_indices": list(range(len(results))),
+            "checkpoint_results": [results[i] for i in by_score],
+            "checkpoint_report_indices": by_score,
             "latest_checkpoint_result": results[-1],
             "pending_training_results": [],
             "pending_validation_specs": [],
@@ -113,34 +126,36 @@ class RunPlace:
             found = [e.key[len(remote.key) + 1 :].partition("/")[0] for e in entries]
         return sorted({name for name in found if name.startswith(_PREFIX)})
 
-    def _whole_round(self, name: str) -> int | None:
-        """The round of a checkpoint, None if it is not whole."""
+    def _whole(self, name: str) -> Said | None:
+        """What a checkpoint says of itself, None if it is not whole."""
         student = self.folder / name / STUDENT_FOLDER
         mirror.pull(student)
         try:
-            return self._said_round(name) if folder_is_whole(student, contents=True) else None
+            return self._said(name) if folder_is_whole(student, contents=True) else None
         finally:
             if mirror.remote_of(student) is not None:
                 shutil.rmtree(student, ignore_errors=True)  # gigabytes that the workers fetch
 
-    def _said_round(self, name: str) -> int | None:
-        state = self.folder / name / STUDENT_FOLDER / STATE_FILE
+    def _said(self, name: str) -> Said | None:
+        path = self.folder / name / STUDENT_FOLDER / STATE_FILE
         try:
-            return int(json.loads(state.read_bytes())["round"]) if mirror.fetch(state) else None
-        except (ValueError, LookupError, TypeError):
+            state = json.loads(path.read_bytes()) if mirror.fetch(path) else {}
+            score = state.get("score")
+            return {"round": int(state["round"])} | ({} if score is None else {SCORE: float(score)})
+        except (ValueError, LookupError, TypeError, AttributeError):
             return None
 
-    def _listed(self) -> dict[str, int] | None:
-        """Rounds by checkpoint as the snapshot has them; None where it cannot be read."""
+    def _listed(self) -> dict[str, Said] | None:
+        """What each checkpoint said, as the snapshot has it; None where it cannot be read."""
         path = self.folder / SNAPSHOT
         if not mirror.fetch(path):
             return {}
         try:
             found = json.loads(path.read_bytes())
             rows = [*found["checkpoint_results"], found["latest_checkpoint_result"]]
-            rounds = {r["checkpoint_dir_name"]: int(r["metrics"]["round"]) for r in rows}
-            whole = found["ray_version"] == ray.__version__ and len(rounds) == len(rows) - 1
-            return rounds if whole else None
+            listed = {r["checkpoint_dir_name"]: dict(r["metrics"]) for r in rows}
+            whole = found["ray_version"] == ray.__version__ and len(listed) == len(rows) - 1
+            return listed if whole else None
         except (ValueError, LookupError, TypeError):
             return None
 

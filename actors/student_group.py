@@ -22,8 +22,9 @@ from actors.policy_board import PolicyBoard
 from actors.run_place import RunPlace
 from actors.student_worker import StudentArguments, train_loop
 from actors.teacher_pool import TeacherActor, TeacherPoolArguments
-from actors.watchdog import OnMetrics, watched
+from actors.watchdog import OnMetrics, OnPreview, watched
 from pipeline.config import PoolSettings, StudentGroupSettings
+from pipeline.distill.watch import SCORE
 
 
 def rollout_stream(
@@ -56,8 +57,12 @@ def run_student_group(
     group: StudentGroupSettings,
     place: RunPlace,
     on_metrics: OnMetrics,
+    on_preview: OnPreview = lambda rounds, preview: None,
+    keep_best: bool = False,
 ) -> Path:
-    """Run (or resume) the distillation to its last round; returns the final checkpoint folder.
+    """Run (or resume) the distillation to its last round; returns a checkpoint's student folder.
+
+    The last one, or with ``keep_best`` that with the least validation score.
 
     Each worker group that Ray Train starts gets a new stream that begins at the checkpointed
     round. Blocks keep their order, so each rank gets its own block of every round.
@@ -87,13 +92,17 @@ def run_student_group(
             name=place.name,
             **place.ray_storage(),
             failure_config=FailureConfig(max_failures=group.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=2,
+                checkpoint_score_attribute=SCORE if student.watch.every else None,
+                checkpoint_score_order="min",
+            ),
         ),
         datasets={"train": lambda: rollout_stream(teachers, pool, place, rounds, workers)},
         dataset_config=DataConfig(execution_options=options),
     )
-    with watched(board, on_metrics):
+    with watched(board, on_metrics, on_preview):
         trainer.fit()
-    checkpoint = place.latest_checkpoint()
+    checkpoint = place.best_checkpoint() if keep_best else place.latest_checkpoint()
     assert checkpoint is not None, "the last round always reports a checkpoint"
     return checkpoint

@@ -1,10 +1,12 @@
 """The student group: one Ray Train worker's loop over its shard of the rollout stream."""
 
+import math
+import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ import torch.distributed
 from torch import Tensor
 
 from actors.announcer import Announcer, gpu_memory
+from actors.student_watch import StudentWatch, WatchArguments
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.distill.start import begin_with
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
+from pipeline.distill.watch import SCORE
 from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
@@ -56,6 +60,7 @@ class StudentArguments:
     namespace: str
     quantize: Quantize | None = None
     shard: bool = False
+    watch: WatchArguments = field(default_factory=WatchArguments)
 
 
 def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTrainer:
@@ -96,6 +101,13 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
     )
 
 
+def student_watch(arguments: StudentArguments, trainer: StudentTrainer) -> StudentWatch | None:
+    """Who looks at the student, if anybody."""
+    if not arguments.watch.every:
+        return None
+    return StudentWatch(trainer, arguments.model, arguments.dtype, arguments.watch.pictures)
+
+
 def train_loop(config: dict[str, Any]) -> None:
     """``TorchTrainer``'s loop: consume rollouts, update, publish, record, checkpoint."""
     arguments: StudentArguments = config["arguments"]
@@ -115,6 +127,8 @@ def _train(arguments: StudentArguments, announcer: Announcer | None) -> None:
     trainer = student_trainer(arguments, workers)
     progress = resume(trainer, arguments)
     recent = deque(progress.policies, maxlen=arguments.lag + 1)
+    # A sharded group's workers all look, for gathering and forwards take all.
+    watch = student_watch(arguments, trainer) if rank == 0 or arguments.shard else None
     if announcer is not None:
         versions = {progress.round - age: policy for age, policy in enumerate(reversed(recent))}
         announcer.publish(versions)
@@ -149,10 +163,24 @@ def _train(arguments: StudentArguments, announcer: Announcer | None) -> None:
             }
             if memory := gpu_memory():
                 metrics["gpu_memory_student"] = memory
-            announcer.record(metrics)
         last = round_index == arguments.settings.rounds
-        if last or round_index % arguments.checkpoint_every == 0:
-            report_checkpoint(trainer, round_index, arguments.recipe_hash, list(recent), rank)
+        saved = last or round_index % arguments.checkpoint_every == 0
+        # To Ray Train a checkpoint without a score would be the best of all.
+        saved = saved or arguments.watch.due(round_index)
+        if watch is not None:
+            looking = time.monotonic()
+            metrics |= watch.watch.round(torch.as_tensor(rollout.x_g))
+            if saved:
+                found, preview = watch.look()
+                metrics |= found | {"seconds_look": time.monotonic() - looking}
+                if announcer is not None:
+                    announcer.show(round_index, preview)
+        if announcer is not None:
+            announcer.record(metrics)
+        if saved:
+            score = comparable(metrics.get(SCORE))
+            at = Progress(round_index, arguments.recipe_hash, list(recent), score)
+            report_checkpoint(trainer, at, rank)
         if last:
             break
         waited_since = time.monotonic()
@@ -176,17 +204,17 @@ def check_version(rollout: Rollout, round_index: int, lag: int) -> None:
     assert found == {expected}, f"round {round_index} wants policy {expected}, got {found}"
 
 
-def report_checkpoint(
-    trainer: StudentTrainer,
-    round_index: int,
-    recipe_hash: str,
-    policies: list[dict[str, Tensor]],
-    rank: int,
-) -> None:
+def comparable(score: float | None) -> float | None:
+    """A score that sorts: what is no number is worse than every number."""
+    return score if score is None or math.isfinite(score) else sys.float_info.max
+
+
+def report_checkpoint(trainer: StudentTrainer, progress: Progress, rank: int) -> None:
     """Rank 0 saves what all gather; every rank reports, for ``report`` is a barrier."""
-    metrics = {"round": round_index}
+    metrics: dict[str, float] = {"round": progress.round}
+    if progress.score is not None:
+        metrics[SCORE] = progress.score
     with disk_errors("the run's checkpoint"), tempfile.TemporaryDirectory() as folder:
-        progress = Progress(round_index, recipe_hash, policies)
         save_checkpoint(Path(folder) / "student", trainer, progress, write=rank == 0)
         if rank != 0:
             ray.train.report(metrics)

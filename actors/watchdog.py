@@ -1,4 +1,4 @@
-"""The driver's eye on a run: hands on the rounds' metrics, and says what stands still."""
+"""The driver's eye on a run: hands on metrics and previews, and says what stands still."""
 
 import sys
 import threading
@@ -15,6 +15,8 @@ from actors.health import STALL_SECONDS, Alarm, diagnose
 from actors.policy_board import Look
 
 OnMetrics = Callable[[dict[str, float]], None]
+# A preview (PNG) of the student after so many rounds.
+OnPreview = Callable[[int, bytes], None]
 OnAlarm = Callable[[str], None]
 
 _LOOK_SECONDS, _ANSWER_SECONDS = 1.0, 10.0
@@ -48,8 +50,11 @@ class Alarms:
 class Watchdog:
     """Looks at the policy board; one look after another, from one thread at a time."""
 
-    def __init__(self, board: Any, on_metrics: OnMetrics, say: OnAlarm = say) -> None:
-        self._board, self._on_metrics, self._alarms = board, on_metrics, Alarms(say)
+    def __init__(
+        self, board: Any, on_metrics: OnMetrics, on_preview: OnPreview, say: OnAlarm = say
+    ) -> None:
+        self._board, self._alarms = board, Alarms(say)
+        self._on_metrics, self._on_preview = on_metrics, on_preview
         self._life, self._count, self._answered = "", 0, time.monotonic()
         self._handed = -1.0
 
@@ -72,6 +77,8 @@ class Watchdog:
             if look.life == self._life or row["round"] > self._handed:
                 self._on_metrics(row)
                 self._handed = row["round"]
+        for preview in look.previews:
+            self._on_preview(*preview)
         self._life, self._count = look.life, known + len(look.rows)
         self._alarms.update(diagnose(look.health), now)
 
@@ -86,10 +93,10 @@ def _board_is_gone(silent: float, error: Exception) -> Alarm:
 
 
 @contextmanager
-def watched(board: Any, on_metrics: OnMetrics) -> Iterator[None]:
+def watched(board: Any, on_metrics: OnMetrics, on_preview: OnPreview) -> Iterator[None]:
     """Watch while the block runs, and hand on the rest after it; ends the board."""
     stop = threading.Event()
-    watchdog = Watchdog(board, on_metrics)
+    watchdog = Watchdog(board, on_metrics, on_preview)
 
     def watch() -> None:
         while not stop.wait(_LOOK_SECONDS):

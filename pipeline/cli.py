@@ -5,9 +5,11 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.cli_runs import add_compare, add_completion, add_promote
 from pipeline.editing.command import add_edit
 from pipeline.mirror import readable
 from pipeline.problems import InputError, storage_failure
@@ -90,16 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_recipe(validate)
     validate.set_defaults(command=_validate)
-    compare = _command(
-        commands,
-        "compare",
-        "teachers against students, from MLflow",
-        "compare --uri sqlite:///runs/demo/mlflow.db --out runs/demo/compare",
-    )
-    compare.add_argument("--uri", required=True, help="MLflow store or server")
-    compare.add_argument("--experiment", help="one experiment; all of them if left out")
-    compare.add_argument("--out", type=Path, help="folder for compare.md and compare.png")
-    compare.set_defaults(command=_compare)
+    add = partial(_command, commands)
+    add_compare(add)
+    add_promote(add)
     bench = _command(
         commands,
         "bench",
@@ -118,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_miniature(commands)
     _add_status(commands)
     _add_chaos(commands)
+    add_completion(add, _parser)
     return parser
 
 
@@ -261,12 +257,6 @@ def _validate(arguments: argparse.Namespace) -> None:
     )
 
 
-def _compare(arguments: argparse.Namespace) -> None:
-    from pipeline.compare import compare
-
-    print(compare(arguments.uri, arguments.experiment, arguments.out))
-
-
 def _bench(arguments: argparse.Namespace) -> None:
     from pipeline.stages.evidence_report import INDEX, write_evidence, write_index
     from pipeline.validation import validate
@@ -335,6 +325,7 @@ def _build(arguments: argparse.Namespace) -> None:
     from pipeline.miniature.build import build
 
     build(arguments.folder, arguments.seed)
+    print(arguments.folder)
 
 
 def _bank(arguments: argparse.Namespace) -> None:

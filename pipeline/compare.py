@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,9 @@ from pipeline.evaluation.report import METHOD_ORDER, METRICS, MISSING, cell, mar
 from pipeline.mirror import local_path
 from pipeline.problems import InputError, Problem
 from pipeline.storage import write_atomic
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # By method (a column of the tables), all of its values by flat metric name.
 Columns = dict[str, dict[str, float]]
@@ -33,7 +37,7 @@ def compare(uri: str, experiment: str | None, out: Path | None) -> str:
     Raises:
         InputError: no such store or experiment, or no scores in it.
     """
-    columns = line_up(_read(uri, experiment))
+    columns = line_up(read_store(uri, experiment)[1])
     effects = sorted(
         {key.split("/")[0] for c in columns.values() for key in c if key.split("/")[-1] in METRICS}
         - set(METRICS)
@@ -75,7 +79,12 @@ def line_up(rows: Sequence[tracking.RunRow]) -> Columns:
     }
 
 
-def _read(uri: str, experiment: str | None) -> list[tracking.RunRow]:
+def read_store(uri: str, experiment: str | None) -> "tuple[MlflowClient, list[tracking.RunRow]]":
+    """A store's client and its runs, latest first.
+
+    Raises:
+        InputError: no such store or experiment, it cannot be read, or there are no scores in it.
+    """
     scheme, _, place = uri.partition(":///")
     # MLflow would make a new, empty store there.
     if scheme == "sqlite" and not local_path(place).is_file():
@@ -96,7 +105,7 @@ def _read(uri: str, experiment: str | None) -> list[tracking.RunRow]:
         raise _nothing(uri, "", f"the store cannot be read: {reason}") from error
     if not any(set(row.metrics) & set(METRICS) for row in rows):
         raise _nothing(uri, experiment or "", "no scores of base, teachers or students in it")
-    return rows
+    return store, rows
 
 
 def _nothing(uri: str, experiment: str, what: str) -> InputError:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from pipeline.config_cluster import ClusterSettings as ClusterSettings
 from pipeline.config_cluster import PoolSettings as PoolSettings
 from pipeline.config_cluster import StudentGroupSettings as StudentGroupSettings
 from pipeline.config_judges import JudgeSettings
@@ -33,6 +34,7 @@ from pipeline.config_types import (
     Share,
     Weight,
 )
+from pipeline.config_watch import PromoteSettings, WatchSettings
 from pipeline.models.quantization import Quantize
 from pipeline.problems import InputError, Problem, from_pydantic
 from pipeline.yaml_file import parse_yaml, read_mapping
@@ -180,14 +182,6 @@ class GrowSettings(Section):
     new_share: Share = 0.5
 
 
-class ClusterSettings(Section):
-    """Who computes what; ``address`` is left to ``RAY_ADDRESS`` and ``ray job submit``."""
-
-    encoder_pool: PoolSettings = PoolSettings()
-    teacher_pool: PoolSettings = PoolSettings()
-    student_group: StudentGroupSettings = StudentGroupSettings()
-
-
 class EvaluateSettings(Section):
     """Held-out scores; ``truth: miniature`` knows each effect's true outcomes."""
 
@@ -207,9 +201,8 @@ class BenchSettings(Section):
     share of entries that TIES and DARE keep. ``*_set`` are overrides of
     the recipe (``{"distill.rounds": 200}``) for the acceleration LoRA, the ablation's runs and
     the scale's; ablation: which of its rows (null: all), on so many ablation_effects; scale:
-    collections' sizes;
-    general_edits: instructions a photograph on which generality is measured; growth: see there;
-    sizes: of the other reports.
+    collections' sizes; general_edits: instructions a photograph on which generality is measured;
+    growth: see there; sizes: of the other reports.
     """
 
     seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1, strict=False)
@@ -248,6 +241,8 @@ class Recipe(Section):
     student: StudentSettings = StudentSettings()
     distill: DistillSettings = DistillSettings()
     grow: GrowSettings = GrowSettings()
+    watch: WatchSettings = WatchSettings()
+    promote: PromoteSettings = PromoteSettings()
     cluster: ClusterSettings = ClusterSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     bench: BenchSettings = BenchSettings()
@@ -325,8 +320,11 @@ def recipe_hash(recipe: Recipe) -> str:
     default, leaves finished runs their names. Whoever changes a default raises ``DEFAULTS``.
     """
     places: dict[str, Any] = dict.fromkeys(
-        ("output", "cluster", "tracking", "evaluate", "bench", "name"), True
+        ("output", "cluster", "tracking", "evaluate", "bench", "name", "promote"), True
     )
+    # Looks decide weights only where they decide which checkpoint becomes the student.
+    if not (recipe.watch.every and recipe.watch.keep == "best"):
+        places["watch"] = True
     # Captions decide weights, and name them through what the encodings are keyed by; not their
     # writer's address.
     places["prompts"] = {"endpoint", "pairs", "language"}

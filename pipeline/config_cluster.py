@@ -58,3 +58,11 @@ class StudentGroupSettings(Section):
     max_failures: Annotated[int, Field(ge=-1)] = 3
     shard: bool = False
     micro_batch: Positive | None = None
+
+
+class ClusterSettings(Section):
+    """Who computes what; ``address`` is left to ``RAY_ADDRESS`` and ``ray job submit``."""
+
+    encoder_pool: PoolSettings = PoolSettings()
+    teacher_pool: PoolSettings = PoolSettings()
+    student_group: StudentGroupSettings = StudentGroupSettings()

@@ -19,7 +19,7 @@ from pipeline.evaluation.report import markdown_table
 from pipeline.places import Places
 from pipeline.progress import OnStage, Reporter, ignore
 from pipeline.prompting import EffectPrompts
-from pipeline.stages.distill import History, OnMetrics, distill
+from pipeline.stages.distill import History, OnMetrics, OnPreview, distill
 from pipeline.stages.encode import Collection, collect, encode, missing
 from pipeline.stages.evaluate import evaluate, plan_evaluation, write_evaluation
 from pipeline.stages.export import export_student
@@ -63,7 +63,14 @@ def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
 
         publisher, history = Publisher(recipe, bank, places), History(places.history)
         on_stage("distill", recipe.distill.rounds, 0)
-        lora = distilled(recipe, prepared.manifest, places, ray, publisher.progress(history))
+        lora = distilled(
+            recipe,
+            prepared.manifest,
+            places,
+            ray,
+            publisher.progress(history),
+            publisher.preview,
+        )
         if until == "distill":
             return places
 
@@ -142,7 +149,12 @@ def prepare(
 
 
 def distilled(
-    recipe: Recipe, manifest: Manifest, places: Places, ray: StartRay, progress: OnMetrics
+    recipe: Recipe,
+    manifest: Manifest,
+    places: Places,
+    ray: StartRay,
+    progress: OnMetrics,
+    preview: OnPreview,
 ) -> Path:
     """The student's LoRA file: a finished one if there is one, else distilled now."""
     key = run_key_of(recipe, manifest)
@@ -150,5 +162,5 @@ def distilled(
         return done
     ray()
     warm = warm_start(recipe, manifest, places.starts, places.stores)
-    final = distill(recipe, manifest, places.stores, places.training, key, progress, warm)
+    final = distill(recipe, manifest, places.stores, places.training, key, progress, preview, warm)
     return save_student(final, recipe, places, key)

@@ -36,6 +36,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
     images = sum(job.kind == "image" for job in todo)
     teachers = untaught(recipe, collection.effects, places.teachers)
     samples = sum(len(e.samples) for e in collection.effects) * recipe.targets.draws
+    samples += sum(len(e.held_back) for e in collection.effects)
     if teachers:
         targets = samples
         note = " (more may be cached: known once the teachers are)"

@@ -87,5 +87,8 @@ class Places:
     def made(self) -> list[Path]:
         """What a person would look at, as far as it is there."""
         names = ("report.md", "report.json", "contact_sheet.png", "bleed_matrix.png")
-        paths = [self.output / name for name in (*names, "loss_curves.png", "student", "mlflow.db")]
+        paths = [
+            self.output / name
+            for name in (*names, "loss_curves.png", "watch_curves.png", "student", "mlflow.db")
+        ]
         return [path for path in [self.prompts, *paths] if path.exists()]

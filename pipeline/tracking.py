@@ -112,6 +112,11 @@ class Tracker:
         for path in paths:
             self.log_artifact(run_id, path, "images")
 
+    def log_step_image(self, run_id: str, path: Path, key: str, step: int) -> None:
+        """A picture that MLflow shows by step, under the same key each time."""
+        where = {"path": str(path.resolve()), "key": key, "step": step}
+        self._send({"call": "image", "run": run_id} | where)
+
     def finish(self, run_id: str, status: Status = "FINISHED") -> None:
         """End a run; opening it again sets it running again."""
         end = {"status": status, "at": int(time.time() * 1000)}
@@ -186,6 +191,7 @@ class Tracker:
 
     def _perform(self, record: Record) -> None:
         from mlflow.entities import Metric
+        from PIL import Image
 
         if self._client is None:
             self._client = client(self.uri)
@@ -203,6 +209,11 @@ class Tracker:
             path = Path(record["path"])
             log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
             log(run, str(path), record["folder"])
+        elif call == "image":
+            with Image.open(record["path"]) as image:
+                self._client.log_image(
+                    run, image, key=record["key"], step=record["step"], synchronous=True
+                )
         elif call == "finish":
             self._client.set_terminated(run, record["status"], record["at"])
         else:

@@ -92,13 +92,14 @@ class TargetJob:
 
 @dataclass(frozen=True)
 class EffectEntry:
-    """An effect as the distillation sees it."""
+    """An effect as the distillation sees it; held_back: what only looks at the student see."""
 
     name: str
     adapter: str
     adapter_hash: str
     weight: float
     samples: tuple[Sample, ...]
+    held_back: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ class Manifest:
     def from_dict(cls, data: dict[str, Any]) -> "Manifest":
         return cls(
             effects=tuple(
-                EffectEntry(**{**e, "samples": tuple(map(Sample.from_dict, e["samples"]))})
+                EffectEntry(
+                    **e | {k: tuple(map(Sample.from_dict, e[k])) for k in ("samples", "held_back")}
+                )
                 for e in data["effects"]
             ),
             general=tuple(map(Sample.from_dict, data["general"])),

@@ -27,12 +27,14 @@ class Progress:
     """Where a run stands: the next round, and what it was made with.
 
     policies: the live weights of versions ``round - lag .. round``, oldest first: at lag > 0 a
-    resumed run must roll out under policies older than its student.
+    resumed run must roll out under policies older than its student. score: the validation score of
+    the student that is saved, if somebody looked; lower is better.
     """
 
     round: int
     recipe_hash: str
     policies: list[dict[str, Tensor]]
+    score: float | None = None
 
 
 def save_checkpoint(
@@ -68,6 +70,7 @@ def save_checkpoint(
         state = {
             "round": progress.round,
             "recipe_hash": progress.recipe_hash,
+            "score": progress.score,
             "policies": len(progress.policies),
             "optimizer_steps": {
                 name: int(_steps(optimizer)) for name, optimizer in _optimizers(trainer).items()
@@ -108,7 +111,7 @@ def load_checkpoint(folder: Path, trainer: StudentTrainer, recipe_hash: str) -> 
         trainer.average = {key: own_part(value, live[key]) for key, value in saved.items()}
     ages = range(state["policies"] - 1, -1, -1)
     policies = [load_file(folder / f"policy_{age}.safetensors") for age in ages]
-    return Progress(state["round"], recipe_hash, policies)
+    return Progress(state["round"], recipe_hash, policies, state.get("score"))
 
 
 def load_student(folder: Path) -> dict[str, Tensor]:

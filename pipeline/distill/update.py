@@ -17,6 +17,7 @@ from pipeline.distill.losses import dmd_gradient, dmd_loss, flow_matching_loss
 from pipeline.distill.noise import gaussian_batch
 from pipeline.distill.rates import RateSettings, rate_at
 from pipeline.distill.schedule import add_noise, as_sigma, predict_x0, student_sigmas
+from pipeline.distill.signals import by_sigma, by_stream
 from pipeline.models.adapters import Adapters
 from pipeline.models.editor import Conditions, Editor, concatenate
 from pipeline.models.sharding import whole
@@ -128,16 +129,22 @@ class StudentTrainer:
     def _update_fake(self, task: "_Round", round_index: int) -> dict[str, float]:
         rate = rate_at(self.settings.fake_rate, round_index, self.settings.rounds)
         losses, norm = [], 0.0
+        sigmas: list[float] = []
+        errors: list[Tensor] = []
 
         def part_losses(update: int) -> Iterator[Tensor]:
             for rows in self._parts():
                 x0 = _tensor(task.rollout.fake_x0[rows, update], self.editor.device)
-                t = as_sigma([task.slots[i].fake_ts[update] for i in rows], self.editor.device)
+                times = [task.slots[i].fake_ts[update] for i in rows]
+                t = as_sigma(times, self.editor.device)
                 noise = task.seeds.gaussian("fake", rows, update)
                 with self.adapters.use(FAKE):
                     given = task.conditions.rows(rows)
                     v = self.editor.velocity(add_noise(x0, noise, t), t, given)
-                yield flow_matching_loss(v, x0, noise).sum() / len(task.slots)
+                each = flow_matching_loss(v, x0, noise)
+                sigmas.extend(times)
+                errors.append(each.detach())
+                yield each.sum() / len(task.slots)
 
         for update in range(self.plan.fake_updates):
             loss, norm = self._step(FAKE, self.fake_optimizer, part_losses(update), rate)
@@ -146,7 +153,7 @@ class StudentTrainer:
             "loss_fake": sum(losses) / len(losses),
             "grad_norm_fake": norm,
             "learning_rate_fake": rate,
-        }
+        } | by_sigma("loss_fake", sigmas, torch.cat(errors))
 
     def _update_student(self, task: "_Round", round_index: int) -> dict[str, float]:
         rate = rate_at(self.settings.student_rate, round_index, self.settings.rounds)
@@ -154,11 +161,13 @@ class StudentTrainer:
         metrics: dict[str, float] = {
             "effect_share": len(task.batch.effect_rows) / len(task.slots),
         }
+        gaps: list[Tensor] = []
 
         def part_losses() -> Iterator[Tensor]:
             for index, rows in enumerate(parts):
                 own = None if anchors is None else anchors.part(index, len(parts))
-                loss, found = self._student_loss(task, rows, own)
+                loss, found, gap = self._student_loss(task, rows, own)
+                gaps.append(gap)
                 for name, value in found.items():
                     metrics[name] = metrics.get(name, 0.0) + value
                 yield loss
@@ -167,12 +176,18 @@ class StudentTrainer:
             STUDENT, self.student_optimizer, part_losses(), rate
         )
         self._follow()
-        return metrics | {"learning_rate_student": rate}
+        entries = self.manifest.effects
+        names = [None if s.effect is None else entries[s.effect].name for s in task.slots]
+        by = by_stream("teacher_fake_gap", names, torch.cat(gaps))
+        return metrics | by | {"learning_rate_student": rate}
 
     def _student_loss(
         self, task: "_Round", slot_rows: list[int], anchors: "_Anchors | None"
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The share of some slots and some anchors in the round's loss, and in its metrics."""
+    ) -> tuple[Tensor, dict[str, float], Tensor]:
+        """The share of some slots and some anchors in the round's loss, and in its metrics.
+
+        Last, how far teacher and fake score are apart, by slot ``[B]``.
+        """
         device, settings, slots = self.editor.device, self.settings, task.slots
         count, total, seeds, rollout = len(slot_rows), len(slots), task.seeds, task.rollout
         sigmas = student_sigmas(self.plan.student_steps, self.plan.shift)
@@ -237,18 +252,23 @@ class StudentTrainer:
         )
         share, simulations = count / total, max(1, len(task.batch.effect_rows))
         moved = (x0[:count].detach() - x_g).abs().mean()
-        return loss, {
-            "loss_dmd_bs": loss_bs.item(),
-            "loss_dmd_ts": loss_ts.item(),
-            "loss_ta_fm": loss_ta.item(),
-            "dmd_gradient": gradient_bs.abs().mean().item() * share,
-            "dmd_gradient_ts": (
-                gradient_ts.abs().mean().item() * len(rows) / simulations if rows else 0.0
-            ),
-            "teacher_fake_gap": (fake_x0[:count] - teacher).abs().mean().item() * share,
-            # 0 at lag 0: the student is still the one that made the rollout.
-            "policy_moved": moved.item() * share,
-        }
+        gap = (fake_x0[:count] - teacher).abs().mean(dim=(1, 2))
+        return (
+            loss,
+            {
+                "loss_dmd_bs": loss_bs.item(),
+                "loss_dmd_ts": loss_ts.item(),
+                "loss_ta_fm": loss_ta.item(),
+                "dmd_gradient": gradient_bs.abs().mean().item() * share,
+                "dmd_gradient_ts": (
+                    gradient_ts.abs().mean().item() * len(rows) / simulations if rows else 0.0
+                ),
+                "teacher_fake_gap": gap.mean().item() * share,
+                # 0 at lag 0: the student is still the one that made the rollout.
+                "policy_moved": moved.item() * share,
+            },
+            gap,
+        )
 
     def _anchors(self, task: "_Round", round_index: int) -> "_Anchors | None":
         """TA-FM's samples: its own batch where the recipe has one, else the effect slots'."""

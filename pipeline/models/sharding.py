@@ -58,7 +58,12 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def own_part(value: Tensor, like: Tensor) -> Tensor:
-    """What of a whole tensor is this worker's, laid out (and on the device) as ``like``."""
+    """What of a whole tensor is this worker's, laid out (and on the device) as ``like``.
+
+    A tensor that is sharded already is this worker's part.
+    """
+    if isinstance(value, DTensor):
+        return value
     if not isinstance(like, DTensor):
         return value.to(like.device)
     first, last = _own_rows(like)

@@ -71,6 +71,7 @@ def arguments_of(
     warm: a warm start's LoRA file; a recipe that grows a finished student starts from that one.
     """
     from actors.session import NAMESPACE, device_of
+    from actors.student_watch import WatchArguments
     from actors.student_worker import StudentArguments
     from actors.teacher_pool import TeacherPoolArguments
 
@@ -101,6 +102,7 @@ def arguments_of(
         recipe_hash=run_key,
         board=board,
         namespace=NAMESPACE,
+        watch=WatchArguments(recipe.watch.every, recipe.watch.pictures),
     )
     teachers = TeacherPoolArguments(
         model=student.model,
@@ -124,6 +126,7 @@ def arguments_of(
 
 
 OnMetrics = Callable[[dict[str, float]], None]
+OnPreview = Callable[[int, bytes], None]
 
 
 class History:
@@ -187,9 +190,10 @@ def distill(
     training: Path,
     run_key: str,
     on_metrics: OnMetrics,
+    on_preview: OnPreview,
     warm: Path | None = None,
 ) -> Path:
-    """Run or resume the distillation; returns the final checkpoint's student folder.
+    """Run or resume the distillation; returns the student folder of its last or best checkpoint.
 
     warm: see :func:`arguments_of`.
     """
@@ -204,4 +208,6 @@ def distill(
         recipe.cluster.student_group,
         RunPlace(training.resolve(), run_key),
         on_metrics,
+        on_preview,
+        keep_best=recipe.watch.every > 0 and recipe.watch.keep == "best",
     )

@@ -18,6 +18,7 @@ from pipeline.images import open_image
 from pipeline.models.families import family_of, geometry_of
 from pipeline.models.fingerprint import fingerprint
 from pipeline.models.geometry import Size
+from pipeline.problems import InputError, Problem
 from pipeline.prompting import EffectPrompts
 from pipeline.storage import content_key, sha256_file
 from pipeline.types import Sample
@@ -108,11 +109,12 @@ def size_of(path: Path) -> Size:
 
 @dataclass(frozen=True)
 class EffectSources:
-    """An effect's encoded pairs (to teach) and sources (to distil), by keys."""
+    """An effect's encoded pairs (to teach) and sources (to distil, to look at), by keys."""
 
     effect: Effect
     pairs: tuple[tuple[Sample, str], ...]
     samples: tuple[Sample, ...]
+    held_back: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def collect(
     """
     encodings = Encodings(recipe.model)
     effects = tuple(
-        _effect(encodings, bank, effect, prompt, recipe.targets.sources, pairs)
+        _effect(encodings, bank, effect, prompt, recipe, pairs)
         for effect, prompt in zip(bank.effects, prompts, strict=True)
     )
     general = tuple(encodings.sample(row.images, row.prompt, row.prompt) for row in bank.general)
@@ -171,7 +173,7 @@ def _effect(
     bank: Bank,
     effect: Effect,
     prompts: EffectPrompts,
-    sources: int,
+    recipe: Recipe,
     with_pairs: bool,
 ) -> EffectSources:
     """An effect's own pictures come first, then the bank's unlabelled photographs.
@@ -182,9 +184,26 @@ def _effect(
     pictures = [pair.sources for pair in pairs]
     if all(len(each) == 1 for each in pictures):
         pictures += [(photograph,) for photograph in bank.photographs]
-    samples = tuple(
-        encodings.sample(each, prompts.student, prompts.teacher) for each in pictures[:sources]
+    sources, watch = recipe.targets.sources, recipe.watch
+    samples, held_back = (
+        tuple(encodings.sample(each, prompts.student, prompts.teacher) for each in some)
+        for some in (
+            pictures[:sources],
+            pictures[sources : sources + watch.held_back] if watch.every else [],
+        )
     )
+    if watch.every and not held_back:
+        raise InputError(
+            [
+                Problem(
+                    str(bank.folder / "bank.yaml"),
+                    f"effects.{effect.name}",
+                    len(pictures),
+                    f"no pictures beyond targets.sources ({sources}) for `watch` to hold back",
+                    "give the bank more photographs, lower targets.sources, or set watch.every: 0",
+                )
+            ]
+        )
     taught: tuple[tuple[Sample, str], ...] = ()
     if effect.adapter is None or with_pairs:
         taught = tuple(
@@ -194,7 +213,7 @@ def _effect(
             )
             for pair in pairs
         )
-    return EffectSources(effect, taught, samples)
+    return EffectSources(effect, taught, samples, held_back)
 
 
 def photograph_names(paths: Sequence[Path]) -> list[str]:

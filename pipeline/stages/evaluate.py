@@ -40,6 +40,7 @@ from pipeline.evaluation.report import (
     markdown_table,
     write_report,
 )
+from pipeline.evaluation.strips import SOURCE, write_strip
 from pipeline.miniature.effects import KNOWN, true_samples
 from pipeline.models.fingerprint import fingerprint
 from pipeline.models.local import absolute
@@ -51,6 +52,7 @@ Picture = NDArray[np.float32]
 
 # Photographs on each effect's own sheet; the same ones for every method.
 SHEET_PHOTOGRAPHS = 4
+STRIP_PHOTOGRAPHS = 6
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,9 @@ def write_evaluation(
     """Write the report, its tables and its pictures into ``out``; returns the report.
 
     ``report.json``, ``report.md``, ``contact_sheet.png``, ``bleed_matrix.png`` (student, teacher
-    beside it), ``loss_curves.png`` (unless ``history`` is empty) and, for the tracker,
-    ``methods/<method>/<effect>.png`` with the same photographs for every method.
+    beside it), ``bleed.json``, ``loss_curves.png`` (unless ``history`` is empty) and, for the
+    tracker, ``methods/<method>/<effect>.png`` and ``strips/<method>/<effect>.png`` with the same
+    photographs for every method.
     """
     report = build_report(
         evaluation.scores,
@@ -189,9 +192,19 @@ def write_evaluation(
     for method in evaluation.costs:
         for effect in effects:
             _save(out / "methods" / method / f"{effect}.png", gallery.sheet(method, effect))
+            write_strip(out / "strips" / method / f"{effect}.png", *gallery.strip(method, effect))
+    for effect in effects:
+        write_strip(out / "strips" / SOURCE / f"{effect}.png", *gallery.strip(SOURCE, effect))
+    matrices = {
+        method: bleed(evaluation.scores, method, effects).tolist() for method in evaluation.costs
+    }
+    bled = {"effects": effects, "columns": [*effects, "other"], "methods": matrices}
+    write_atomic(out / "bleed.json", json.dumps(bled).encode())
     _save(out / "bleed_matrix.png", _bleed_matrices(evaluation.scores, effects))
     if history:
-        write_atomic(out / "loss_curves.png", lambda path: plots.loss_curves(history, path))
+        # Those by sigma, stream or effect are in a figure of their own.
+        plain = {name: values for name, values in history.items() if "/" not in name}
+        write_atomic(out / "loss_curves.png", lambda path: plots.loss_curves(plain, path))
     return report
 
 
@@ -292,6 +305,13 @@ class _Gallery:
             for s in self.test[:SHEET_PHOTOGRAPHS]
         ]
         return plots.contact_sheet(rows, ["source", method], _scale(rows[0][1][0]))
+
+    def strip(self, method: str, effect: str) -> tuple[list[str], list[Picture]]:
+        """A method's outputs of one effect (or their photographs), by photograph."""
+        some = self.test[:STRIP_PHOTOGRAPHS]
+        make = self.photograph if method == SOURCE else None
+        pictures = [make(s, effect) if make else self.output(method, effect, s) for s in some]
+        return [s.photograph for s in some], pictures
 
     def output(self, method: str, effect: str, source: TestSource) -> Picture:
         key = self.keys[method, effect, source.photograph]

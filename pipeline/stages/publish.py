@@ -11,8 +11,11 @@ from pipeline import mirror
 from pipeline.bank import Bank
 from pipeline.config import Recipe, recipe_hash
 from pipeline.evaluation.report import Report, run_metrics
+from pipeline.evaluation.strips import SOURCE, strip_folder
+from pipeline.evaluation.watch_plots import watch_curves
 from pipeline.places import Places
 from pipeline.stages.distill import History
+from pipeline.stages.watching import Watching
 from pipeline.storage import content_key, sha256_file, write_atomic
 from pipeline.tracking import DEFAULT_STORE, Tracker
 
@@ -22,7 +25,10 @@ REPORT_FILES = (
     "report.md",
     "contact_sheet.png",
     "bleed_matrix.png",
+    "bleed.json",
     "loss_curves.png",
+    "watch_curves.png",
+    "warnings.log",
     "prompts.json",
 )
 
@@ -33,6 +39,7 @@ class Publisher:
     def __init__(self, recipe: Recipe, bank: Bank, places: Places) -> None:
         self.recipe, self.bank, self.places = recipe, bank, places
         self.hash = recipe_hash(recipe)
+        self.watching = Watching(recipe.watch, places.output)
         self._tracker: Tracker | None = None
         self._parent = ""
 
@@ -42,6 +49,8 @@ class Publisher:
         student = self._run("student", "student", None)
         bar: tqdm[Never] | None = None
         last = time.monotonic()
+        # Not every round has a slot of every effect: what is logged is the mean since the last.
+        parts: dict[str, list[float]] = {}
 
         def on_metrics(metrics: dict[str, float]) -> None:
             nonlocal bar, last
@@ -49,19 +58,34 @@ class Publisher:
             if bar is None:
                 bar = tqdm(total=rounds, initial=round_index, desc="distill", unit="round")
             history.append(metrics)
+            self.watching.hear(metrics)
+            for key, value in metrics.items():
+                if "/" in key:
+                    parts.setdefault(key, []).append(value)
             bar.update()
             bar.set_postfix_str(
                 f"fake {metrics['loss_fake']:.3f} anchor {metrics['loss_ta_fm']:.3f} "
                 f"wait {metrics['seconds_wait']:.2f}s"
             )
             if round_index % LOG_EVERY == 0 or round_index == rounds - 1:
-                series = {f"train/{k}": v for k, v in metrics.items() if k != "round"}
+                means = {key: sum(values) / len(values) for key, values in parts.items()}
+                parts.clear()
+                series = {f"train/{k}": v for k, v in (metrics | means).items() if k != "round"}
                 self._open().log_metrics(student, series, round_index)
                 history.publish()
             if round_index == rounds - 1:
                 bar.close()
+                if self.recipe.watch.every:
+                    curves = self.places.output / "watch_curves.png"
+                    write_atomic(curves, lambda path: watch_curves(history.load(), path))
 
         return on_metrics
+
+    def preview(self, rounds: int, preview: bytes) -> None:
+        """A preview of the student in training, to disk and to the tracker."""
+        path = self.watching.save(rounds, preview)
+        student = self._run("student", "student", None)
+        self._open().log_step_image(student, path, "preview", rounds)
 
     def publish(self, report: Report, adapters: Mapping[str, Path], lora: Path) -> None:
         """Scores, pictures and adapters of every method; nothing if this was published before."""
@@ -97,9 +121,13 @@ class Publisher:
         tracker = self._open()
         costs = {k: float(report["methods"][method][k]) for k in ("nfe", "ms_per_image")}
         tracker.log_metrics(run, run_metrics(report, method, effect) | costs)
-        pictures = self.places.output / "methods" / method
         names = [effect] if effect else [e.name for e in self.bank.effects]
+        pictures = self.places.output / "methods" / method
         tracker.log_images(run, [pictures / f"{name}.png" for name in names])
+        for shown in (method, SOURCE):
+            for name in names:
+                strip = self.places.output / "strips" / shown / f"{name}.png"
+                tracker.log_artifact(run, strip, strip_folder(shown == SOURCE))
 
     def _run(self, name: str, role: str, effect: str | None) -> str:
         tracker = self._open()

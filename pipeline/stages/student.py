@@ -21,7 +21,9 @@ def run_key_of(recipe: Recipe, manifest: Manifest) -> str:
     workers = recipe.cluster.student_group.workers
     start = start_of(recipe)
     begun = [start.key] if start else []
-    return content_key(recipe_hash(recipe), base, manifest_content(manifest), workers, *begun)[:16]
+    watched = [recipe.watch.model_dump(mode="json")] if recipe.watch.every else []
+    content = manifest_content(manifest)
+    return content_key(recipe_hash(recipe), base, content, workers, *begun, *watched)[:16]
 
 
 def manifest_content(manifest: Manifest) -> dict[str, object]:
@@ -29,6 +31,8 @@ def manifest_content(manifest: Manifest) -> dict[str, object]:
     data = manifest.to_dict()
     for effect in data["effects"]:
         del effect["adapter"]
+        if not effect["held_back"]:
+            del effect["held_back"]
     return data
 
 

@@ -34,8 +34,14 @@ def plan_targets(
                 job = _job(recipe, base, str(path), adapter_hash, sample, draw)
                 jobs.append(job)
                 samples.append(replace(sample, target=job.key))
+        held_back: list[Sample] = []
+        for sample in sources.held_back:
+            job = _job(recipe, base, str(path), adapter_hash, sample, 0)
+            jobs.append(job)
+            held_back.append(replace(sample, target=job.key))
         name, weight = sources.effect.name, sources.effect.weight
-        entries.append(EffectEntry(name, str(path), adapter_hash, weight, tuple(samples)))
+        both = tuple(samples), tuple(held_back)
+        entries.append(EffectEntry(name, str(path), adapter_hash, weight, *both))
     return Manifest(tuple(entries), collection.general), jobs
 
 

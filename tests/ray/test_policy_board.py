@@ -71,7 +71,9 @@ def test_a_killed_board_comes_back_with_all_that_matters() -> None:
     """SIGKILL; a teacher that waits, and the driver, go on after the student's next beat."""
     board = a_board("killed")
     handed: list[float] = []
-    watchdog = Watchdog(board, lambda metrics: handed.append(metrics["round"]))
+    watchdog = Watchdog(
+        board, lambda metrics: handed.append(metrics["round"]), lambda rounds, png: None
+    )
     with Announcer(ray.get_actor("killed"), keep=3) as announcer:
         announcer.publish({1: weights(1.0), 2: weights(2.0)})
         announcer.record(row(0))

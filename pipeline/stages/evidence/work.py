@@ -53,8 +53,9 @@ class Bench:
         places = self.places(key)
         named = vary(recipe, {"name": name, "tracking": self.tracking()})
         print(f"{name}: {key}", flush=True)
-        progress = Publisher(named, bank, places).progress(History(places.history))
-        return distilled(recipe, manifest, places, self.ray, progress)
+        publisher = Publisher(named, bank, places)
+        progress = publisher.progress(History(places.history))
+        return distilled(recipe, manifest, places, self.ray, progress, publisher.preview)
 
     def tracking(self) -> dict[str, Any]:
         """Where a bench is recorded: all of it in one experiment of one store."""

@@ -19,9 +19,10 @@ from torch.distributed.tensor import DTensor
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.distill.rollout import RolloutWorker
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
+from pipeline.distill.watch import Pair, Watch
 from pipeline.models.adapters import Adapters
 from pipeline.models.loading import BaseRows, empty_transformer
-from pipeline.models.sharding import shard_transformer
+from pipeline.models.sharding import shard_transformer, whole
 from tests.unit.distill import halves
 from tests.unit.distill.halves import HASH, PLAN, Collection
 from tests.unit.tiny import MODULES, tiny_editor
@@ -38,6 +39,16 @@ def go_on(worker: RolloutWorker, trainer: StudentTrainer, rank: int, rounds: ran
         worker.load_policy(trainer.policy())
         metrics.append(trainer.update(worker.roll(r, rank, r), r, rank))
     return metrics
+
+
+def look(trainer: StudentTrainer) -> dict[str, float]:
+    """A look at the student on each effect's last sample, and that its weights are put back."""
+    pairs = [Pair(e.name, e.samples[-1]) for e in trainer.manifest.effects]
+    before = trainer.policy()
+    found = Watch(trainer, pairs).look().metrics
+    after = trainer.policy()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    return found
 
 
 class Threads:
@@ -132,8 +143,10 @@ def _process(rank: int, folder: Path, base: Path, one: Path) -> None:
     }
     seen["metrics"] = go_on(worker, trainer, rank, range(3))
     _save(folder / "two", trainer, 3, rank)
+    # After a look the root's own rows are still gathered: FSDP2 gives them up after a backward.
+    seen["look"] = look(trainer)
     wholes = {
-        name: p.full_tensor().sum().item()
+        name: whole(p).sum().item()
         for name, p in transformer.named_parameters()
         if ".lora_" not in name
     }

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from pipeline.distill.checkpoint import STATE_FILE
 from tests.unit.distill.halves import Collection
-from tests.unit.distill.sharded_rounds import SETTINGS, WORKERS, Threads, in_two_processes
+from tests.unit.distill.sharded_rounds import SETTINGS, WORKERS, Threads, in_two_processes, look
 from tests.unit.tiny import tiny_editor
 
 CLOSE = 1e-5
@@ -82,6 +82,16 @@ def test_losses_and_gradients_norms_are_the_whole_groups(
     other = seen(folder, 1)["metrics"]
     assert [m["grad_norm_student"] for m in other] == [m["grad_norm_student"] for m in metrics]
     assert other[0]["loss_fake"] != metrics[0]["loss_fake"]
+
+
+def test_a_look_at_a_sharded_student_is_one_at_the_whole(
+    runs: tuple[Path, list[dict[str, float]]],
+) -> None:
+    folder, _ = runs
+    whole = Threads(Collection(folder / "looked at"), folder / "one").trainers[0]
+    expected = look(whole)
+    for rank in range(WORKERS):
+        assert seen(folder, rank)["look"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_each_process_holds_its_rows_alone(runs: tuple[Path, list[dict[str, float]]]) -> None:

@@ -303,7 +303,8 @@ def test_everything_is_written(tmp_path: Path, in_process: list[str]) -> None:
     assert "| sepia" in (out / "report.md").read_text()
     written = {p.relative_to(out).as_posix() for p in out.rglob("*.png")}
     sheets = {f"methods/{m}/{e}.png" for m in report["methods"] for e in EFFECTS}
-    assert written == sheets | {"contact_sheet.png", "bleed_matrix.png", "loss_curves.png"}
+    strips = {f"strips/{m}/{e}.png" for m in [*report["methods"], "source"] for e in EFFECTS}
+    assert written == sheets | strips | {"contact_sheet.png", "bleed_matrix.png", "loss_curves.png"}
     with Image.open(out / "contact_sheet.png") as sheet:
         assert sheet.width > 4 * 128, "source, truth, teacher, student"
 
