@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import QwenImageTransformer2DModel
+from diffusers import FluxTransformer2DModel, QwenImageTransformer2DModel
 
 from pipeline.config import MODULES, inspect_recipe, load_recipe, vary
 from pipeline.dry_run import memory_lines, memory_load
@@ -133,10 +133,22 @@ def test_recipes_say_which_cards_they_are_for(full: BaseSize, name: str) -> None
             assert int(gb) in student.cards() and int(gb) in teacher.cards(), (count, gb)
 
 
-def memory_load_of(recipe: object, full: BaseSize) -> Load:
+def test_the_flux_recipe_is_for_cards_of_80_gb() -> None:
+    recipe = load_recipe("pipeline/recipes/flux_kontext.yaml")
+    with torch.device("meta"):
+        full = size_of(FluxTransformer2DModel.from_config({"guidance_embeds": True}))
+    load = memory_load_of(recipe, full, lora=687_341_568)
+    student, teacher = student_budget(full, load), teacher_budget(full, load)
+    assert student.parts["base"] == pytest.approx(23.8e9, rel=0.01)
+    assert 80 in student.cards() and 80 in teacher.cards()
+    group, pool = recipe.cluster.student_group, recipe.cluster.teacher_pool
+    assert group.workers + pool.max == 8
+
+
+def memory_load_of(recipe: object, full: BaseSize, lora: int = LORA) -> Load:
     """As ``--dry-run``, for a model that is not on this machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.dry_run.lora_parameters", lambda recipe: LORA)
+        patch.setattr("pipeline.dry_run.lora_parameters", lambda recipe: lora)
         return memory_load(recipe, [FULL_SHAPES], 50)  # type: ignore[arg-type]
 
 

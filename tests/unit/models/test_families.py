@@ -62,3 +62,6 @@ def test_the_recipe_is_on_all_linear_layers_of_the_full_size_blocks(tmp_path: Pa
     single = 3 * 2 * 3072 + (3072 + 12288) + (15360 + 3072) + (3072 + 3 * 3072)
     settings = recipe.model_copy(update={"model": ModelSettings(path=str(tmp_path))})
     assert lora_parameters(settings) == 128 * (19 * double + 38 * single) == 687_341_568
+    # The published samples a round, and no forward of more than one.
+    group = recipe.cluster.student_group
+    assert recipe.distill.batch * group.workers == 8 and group.micro_batch == 1
