@@ -53,11 +53,17 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
         signal.signal(signal.SIGTERM, _leave)
     # The stages draw their own progress bars.
     ray.data.DataContext.get_current().enable_progress_bars = False
+    say_why_it_failed()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def say_why_it_failed() -> None:
+    """Let Ray Data raise an actor's own exception in place of "UDF failed to process a block"."""
+    ray.data.DataContext.get_current().raise_original_map_exception = True
 
 
 def _leave(number: int, frame: object) -> None:

@@ -73,7 +73,9 @@ def storage_failure(error: BaseException | None) -> StorageError | None:
         if isinstance(one, StorageError):
             # A Ray task's exception is of the class of its cause as well, with a long text.
             cause = getattr(one, "cause", None)
-            return cause if isinstance(cause, StorageError) else one
+            found = cause if isinstance(cause, StorageError) else one
+            # Ray Data writes advice of its own below ours.
+            return StorageError(str(found).partition("\n")[0])
         seen.append(one)
         todo += [one.__cause__, getattr(one, "cause", None)]
         todo += [getattr(one, "controller_failure", None)]
