@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline import mirror
 from pipeline.config import Recipe, vary
 from pipeline.controller import Prepared
 from pipeline.evaluation.composition import Composition, choose_pairs
@@ -155,7 +156,7 @@ class _Desk:
             job = CompositionJob(source.photograph, source.path, mine)
             key = content_key("composition", content, sha(Path(source.path)), mine)
             jobs[folder / f"{key}.json"] = job
-        todo = [(path, job) for path, job in jobs.items() if not path.exists()]
+        todo = [(path, job) for path, job in jobs.items() if not mirror.fetch(path)]
         if todo:
             self._judge(todo)
         scores = [ImageScore(**one) for path in jobs for one in json.loads(path.read_bytes())]
@@ -245,7 +246,7 @@ class _Desk:
             for source in self.test:
                 key = keys[pair.first, source.photograph]
                 path = folder / f"{key}.png"
-                if not path.exists():
+                if not mirror.fetch(path):
                     picture = to_image(np.asarray(store.get(key).numpy()))
                     write_atomic(path, picture.save)
                 prompt = self.words[pair.second].teacher

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline import mirror
 from pipeline.config import Recipe, recipe_hash
 from pipeline.evaluation.evidence import METRICS, Cell, from_json, summarise
 from pipeline.storage import content_key, write_atomic
@@ -20,7 +21,7 @@ def publish_evidence(recipe: Recipe, tracking: Mapping[str, str], output: Path, 
     report = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     key = content_key(report["cells"], report["costs"], report["extra"], tracking["uri"])
     seal = output / "cache" / "published" / name
-    if seal.exists() and seal.read_text() == key:
+    if mirror.fetch(seal) and seal.read_text() == key:
         return
     # Each report has a run of its own: without its name, runs of one recipe are one run.
     mark = f"{recipe_hash(recipe)}-{name}"

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from pipeline import mirror
 from pipeline.bank import Bank, Effect
 from pipeline.config import Recipe, vary
 from pipeline.controller import Prepared, distilled, prepare
@@ -70,7 +71,7 @@ class Bench:
     def remembered(self, kind: str, content: Sequence[object], make: Callable[[], Any]) -> Any:
         """Plain data that is made once for all that it depends on, and kept as JSON."""
         path = Places(self.root).cache / kind / f"{content_key(kind, *content)}.json"
-        if not path.exists():
+        if not mirror.fetch(path):
             write_atomic(path, json.dumps(make(), allow_nan=False).encode())
         return json.loads(path.read_bytes())
 
