@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from actors.health import STALL_SECONDS, Alarm, diagnose
 from actors.policy_board import Look
+from pipeline.problems import StorageError
 
 OnMetrics = Callable[[dict[str, float]], None]
 # A preview (PNG) of the student after so many rounds.
@@ -71,15 +72,18 @@ class Watchdog:
                 self._alarms.update([_board_is_gone(silent, error)], now)
             return
         self._answered = now
-        known = self._count if look.life == self._life else 0
+        same = look.life == self._life
+        if not same:
+            self._life, self._count = look.life, 0
         for row in look.rows:
             # A board born again hears rows that the one before it handed on.
-            if look.life == self._life or row["round"] > self._handed:
+            if same or row["round"] > self._handed:
                 self._on_metrics(row)
                 self._handed = row["round"]
+            # One by one: what a full disk refused comes again with the next look.
+            self._count += 1
         for preview in look.previews:
             self._on_preview(*preview)
-        self._life, self._count = look.life, known + len(look.rows)
         self._alarms.update(diagnose(look.health), now)
 
 
@@ -94,13 +98,25 @@ def _board_is_gone(silent: float, error: Exception) -> Alarm:
 
 @contextmanager
 def watched(board: Any, on_metrics: OnMetrics, on_preview: OnPreview) -> Iterator[None]:
-    """Watch while the block runs, and hand on the rest after it; ends the board."""
+    """Watch while the block runs, and hand on the rest after it; ends the board.
+
+    Raises:
+        StorageError: what came last could not be written.
+    """
     stop = threading.Event()
     watchdog = Watchdog(board, on_metrics, on_preview)
 
     def watch() -> None:
+        full: str | None = None
         while not stop.wait(_LOOK_SECONDS):
-            watchdog.look()
+            try:
+                watchdog.look()
+                full = None
+            except StorageError as error:
+                # Ray Train will find out with its next checkpoint; until then there may be space.
+                if str(error) != full:
+                    full = str(error)
+                    say(full)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -110,5 +126,7 @@ def watched(board: Any, on_metrics: OnMetrics, on_preview: OnPreview) -> Iterato
     finally:
         stop.set()
         watcher.join()
-        watchdog.look()
-        ray.kill(board)
+        try:
+            watchdog.look()
+        finally:
+            ray.kill(board)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import Recipe, recipe_hash
 from pipeline.places import Places
+from pipeline.problems import StorageError
 from pipeline.storage import write_atomic
 
 FILE = "progress.json"
@@ -150,6 +151,6 @@ class Reporter:
             text = json.dumps(asdict(self._last), indent=1)
             try:
                 write_atomic(progress_file(self._places), text.encode())
-            except OSError as error:
+            except (OSError, StorageError) as error:
                 # The stages write to the same place, and say what to do where they cannot.
                 print(f"warning: {progress_file(self._places)}: {error}", flush=True)

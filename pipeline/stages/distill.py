@@ -1,6 +1,7 @@
 """Distill: the on-policy part. Turns a recipe into the two halves' arguments and runs them."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,8 +152,12 @@ class History:
     def append(self, metrics: dict[str, float]) -> None:
         """Add one round."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with disk_errors(self.path), self.path.open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        with disk_errors(self.path), self.path.open("ab+") as file:
+            # A kill or a full disk may have cut the last line short.
+            if file.seek(0, os.SEEK_END) > 0:
+                file.seek(-1, os.SEEK_END)
+                file.write(b"" if file.read(1) == b"\n" else b"\n")
+            file.write(json.dumps(metrics).encode() + b"\n")
 
     def publish(self) -> None:
         """To S3, if it is kept there, where nothing can be appended to an object."""
