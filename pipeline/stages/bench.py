@@ -60,6 +60,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "all - AOP": NO_AOP,
     "all - TS": NO_TS,
     "all - bounds": {"distill.tau_max": 1.0, "distill.tau_min": 0.0},
+    "all, TA-FM as published": {"distill.losses.ta_fm": 1.0},
 }
 
 # A bench of minutes that goes through every line of a long one; its numbers mean nothing.
