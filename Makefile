@@ -9,7 +9,7 @@ PORT ?= 8000
 # Small matrices: more BLAS threads than an actor asks for only fight each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo submit test test-slow lint ui app clean
+.PHONY: setup demo notebooks submit test test-slow lint ui app clean
 
 setup: $(READY)
 
@@ -22,6 +22,10 @@ demo: $(READY)
 	@test -e runs/demo/bank/bank.yaml || \
 	  $(BIN)/collectionlora miniature bank runs/demo/bank --effects $(DEMO_EFFECTS) $(if $(TEACH),--teach)
 	$(BIN)/collectionlora run pipeline/recipes/demo.yaml
+
+# In place, with their outputs; they read what `make demo` left.
+notebooks: $(READY)
+	$(BIN)/python notebooks/execute.py
 
 # To the Ray cluster in RAY_ADDRESS (with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN where it asks for
 # them). What git ignores is not uploaded, so a recipe names its bank and output by absolute paths on

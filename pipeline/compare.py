@@ -46,7 +46,7 @@ def compare(uri: str, experiment: str | None, out: Path | None) -> str:
     text = f"## Methods\n\n{methods}\n\n## Effects\n\n{single}\n"
     if out is not None:
         write_atomic(out / "compare.md", text.encode())
-        figure = _figure(columns, effects)
+        figure = effects_figure(columns, effects)
         write_atomic(out / "compare.png", lambda path: figure.savefig(path, dpi=110))
     return text
 
@@ -153,7 +153,7 @@ def _effects_table(columns: Columns, effects: Sequence[str]) -> str:
     return markdown(["effect", "metric", *columns], lines)
 
 
-def _figure(columns: Columns, effects: Sequence[str]) -> Figure:
+def effects_figure(columns: Columns, effects: Sequence[str]) -> Figure:
     """A panel a metric, a line an effect, a dot with its interval a method."""
     used = [m for m in METRICS if any(f"{e}/{m}" in c for c in columns.values() for e in effects)]
     size = (3.1 * len(used) + 1.6, 1.6 + len(effects) * max(0.24, 0.09 * len(columns)))

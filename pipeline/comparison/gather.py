@@ -215,6 +215,16 @@ def value_of(metrics: Mapping[str, float], key: str) -> tuple[float, float, floa
     return mean, metrics.get(f"{key}_lo", mean), metrics.get(f"{key}_hi", mean)
 
 
+def mean_value(column: Column, metric: str) -> tuple[float, float, float] | None:
+    """A method's own value; of a bank of teachers the mean over effects, without an interval."""
+    own = value_of(column.metrics, metric)
+    if own is not None:
+        return own
+    single = [v for k, v in column.metrics.items() if k.endswith(f"/{metric}")]
+    mean = sum(single) / len(single) if single else None
+    return None if mean is None else (mean, mean, mean)
+
+
 def _short(uri: str) -> str:
     if uri.startswith("sqlite:"):
         return Path(uri).parent.name or uri

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from pipeline.comparison.gather import CURVES, Column, value_of
+from pipeline.comparison.gather import CURVES, Column, mean_value, value_of
 from pipeline.comparison.regressions import differences, higher_is_better, judge, regressions
 from pipeline.comparison.svg import line_chart
 from pipeline.evaluation.report import METRICS, MISSING
@@ -89,22 +89,12 @@ def _used(columns: Sequence[Column], metric: str) -> bool:
     return any(k == metric or k.endswith(f"/{metric}") for c in columns for k in c.metrics)
 
 
-def _mean_value(column: Column, metric: str) -> tuple[float, float, float] | None:
-    """A method's own value; of a bank of teachers the mean over effects, without an interval."""
-    own = value_of(column.metrics, metric)
-    if own is not None:
-        return own
-    single = [v for k, v in column.metrics.items() if k.endswith(f"/{metric}")]
-    mean = sum(single) / len(single) if single else None
-    return None if mean is None else (mean, mean, mean)
-
-
 def _row(
     columns: Sequence[Column], effect: str, metric: str, earlier: Column | None
 ) -> dict[str, Any]:
     """A metric by column."""
     key = f"{effect}/{metric}"
-    values = [value_of(c.metrics, key) if effect else _mean_value(c, metric) for c in columns]
+    values = [value_of(c.metrics, key) if effect else mean_value(c, metric) for c in columns]
     digits = METRICS[metric][1]
     sign = 1 if higher_is_better(metric) else -1
     students = [

@@ -192,9 +192,7 @@ def write_evaluation(
     for method in evaluation.costs:
         for effect in effects:
             _save(out / "methods" / method / f"{effect}.png", gallery.sheet(method, effect))
-            write_strip(out / "strips" / method / f"{effect}.png", *gallery.strip(method, effect))
-    for effect in effects:
-        write_strip(out / "strips" / SOURCE / f"{effect}.png", *gallery.strip(SOURCE, effect))
+    write_strips(out / "strips", recipe, test, evaluation, effects)
     matrices = {
         method: bleed(evaluation.scores, method, effects).tolist() for method in evaluation.costs
     }
@@ -206,6 +204,20 @@ def write_evaluation(
         plain = {name: values for name, values in history.items() if "/" not in name}
         write_atomic(out / "loss_curves.png", lambda path: plots.loss_curves(plain, path))
     return report
+
+
+def write_strips(
+    folder: Path,
+    recipe: Recipe,
+    test: Sequence[TestSource],
+    evaluation: Evaluation,
+    effects: Sequence[str],
+) -> None:
+    """``<method>/<effect>.png`` in ``folder``: the same photographs of every method, and theirs."""
+    gallery = _Gallery(recipe, test[: recipe.evaluate.photographs], evaluation)
+    for method in (*evaluation.costs, SOURCE):
+        for effect in effects:
+            write_strip(folder / method / f"{effect}.png", *gallery.strip(method, effect))
 
 
 def _sample(recipe: Recipe, plan: EvaluationPlan, stores: Sequence[Path]) -> None:
@@ -278,6 +290,8 @@ class _Gallery:
     def __init__(self, recipe: Recipe, test: Sequence[TestSource], evaluation: Evaluation) -> None:
         self.recipe = recipe
         self.test = test
+        # Edits of a photograph have one size, whatever the method.
+        self.any_method = next(iter(evaluation.costs))
         self.store = TensorStore([evaluation.pictures])
         self.keys = {
             (r["method"], r["effect"], r["photograph"]): r["key"]
@@ -319,7 +333,7 @@ class _Gallery:
 
     def photograph(self, source: TestSource, effect: str) -> Picture:
         """The photograph, at the size of its edits."""
-        height, width = self.output("student", effect, source).shape[:2]
+        height, width = self.output(self.any_method, effect, source).shape[:2]
         return open_source(Path(source.path), height, width)
 
 
