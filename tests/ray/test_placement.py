@@ -10,6 +10,7 @@ import ray
 from actors import session, student_group
 from actors.pool import through_pool
 from actors.run_place import RunPlace
+from actors.student_watch import WatchArguments
 from pipeline.config import ClusterSettings, PoolSettings, StudentGroupSettings
 
 
@@ -56,6 +57,7 @@ def test_student_group_and_rollouts_ask_for_their_resources_and_order(
         board: str = "placement"
         namespace: str = "collectionlora"
         lag: int = 0
+        watch: WatchArguments = field(default_factory=WatchArguments)
         settings: Any = field(default_factory=lambda: SimpleNamespace(rounds=1))
 
     with pytest.raises(Stop):
