@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from tqdm import tqdm
+
 from pipeline.cli_runs import add_compare, add_completion, add_promote
 from pipeline.editing.command import add_edit
 from pipeline.mirror import readable
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         failure = storage_failure(error)
         if failure is None:
             raise
-        print(f"error: {readable(str(failure))}", file=sys.stderr)
+        # On a line of its own, whatever progress bar was being drawn.
+        tqdm.write(f"error: {readable(str(failure))}", file=sys.stderr)
         return 1
 
 
