@@ -1,6 +1,6 @@
 """Teachers against student, from the tracker's store: a table and a figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 # By method (a column of the tables), all of its values by flat metric name.
 Columns = dict[str, dict[str, float]]
+# Mean, low and high.
 Value = tuple[float, float, float]
 
-_COSTS = ("nfe", "ms_per_image")
+COSTS = ("nfe", "ms_per_image")
 
 _COLOURS = {"base": "#9a9a9a", "teacher": "#1f4e8c", "student": "#d1622b"}
 _OTHERS = ("#3b8f5a", "#8a5aa8", "#b8932f", "#4aa3b5", "#a83d5a")
@@ -51,25 +52,33 @@ def compare(uri: str, experiment: str | None, out: Path | None) -> str:
     return text
 
 
-def line_up(rows: Sequence[tracking.RunRow]) -> Columns:
-    """Values by method: a run on the whole collection is a method, a bank of teachers is one.
+def by_method(
+    rows: Sequence[tracking.RunRow],
+) -> Iterator[tuple[tuple[str, str], tracking.RunRow, dict[str, float]]]:
+    """The runs that count, each as ((method, recipe hash), run, metrics under the method's names).
 
-    Rows come latest first, and the first of its kind is taken. A method's recipe hash is in its
-    name where the store has several.
+    A run on the whole collection is a method, a bank of teachers (one run an effect) is one. Rows
+    come latest first; of each method, recipe hash and effect the first is taken.
     """
-    columns: dict[tuple[str, str], dict[str, float]] = {}
     seen = set()
     for row in rows:
-        method = row.name if row.role == "baseline" else row.role
-        place = (method, row.recipe_hash)
+        place = (row.name if row.role == "baseline" else row.role, row.recipe_hash)
         if (*place, row.effect) in seen:
             continue
         seen.add((*place, row.effect))
-        values = columns.setdefault(place, {})
+        metrics = {}
         for key, value in row.metrics.items():
             # What a run on one effect calls its own is, in a bank of teachers, that effect's.
-            own = row.effect and "/" not in key and key not in _COSTS
-            values[f"{row.effect}/{key}" if own else key] = value
+            own = row.effect and "/" not in key and key not in COSTS
+            metrics[f"{row.effect}/{key}" if own else key] = value
+        yield place, row, metrics
+
+
+def line_up(rows: Sequence[tracking.RunRow]) -> Columns:
+    """Values by method; its recipe hash is in a method's name where the store has several."""
+    columns: dict[tuple[str, str], dict[str, float]] = {}
+    for place, _, metrics in by_method(rows):
+        columns.setdefault(place, {}).update(metrics)
     order = {name: i for i, name in enumerate(METHOD_ORDER)}
     places = sorted(columns, key=lambda p: order.get(p[0], len(order)))
     names = [method for method, _ in places]
@@ -113,7 +122,7 @@ def _nothing(uri: str, experiment: str, what: str) -> InputError:
     return InputError([Problem(uri, experiment and "experiment", experiment or None, what, remedy)])
 
 
-def _value(values: Mapping[str, float], key: str) -> Value | None:
+def value_of(values: Mapping[str, float], key: str) -> Value | None:
     """A metric with its interval; the mean alone stands in for bounds that were not logged."""
     if key not in values:
         return None
@@ -124,7 +133,7 @@ def _value(values: Mapping[str, float], key: str) -> Value | None:
 def _methods_table(columns: Columns) -> str:
     lines = []
     for method, values in columns.items():
-        costs = [f"{values[key]:.0f}" if key in values else MISSING for key in _COSTS]
+        costs = [f"{values[key]:.0f}" if key in values else MISSING for key in COSTS]
         lines.append([method, *costs, *(_overall(values, key) for key in METRICS)])
     header = ["method", "NFE", "ms/image", *(heading for heading, _ in METRICS.values())]
     return markdown(header, lines)
@@ -135,7 +144,7 @@ def _overall(values: Mapping[str, float], metric: str) -> str:
 
     Intervals of single effects do not add up: their photographs are the same.
     """
-    value = _value(values, metric)
+    value = value_of(values, metric)
     if value is not None:
         return cell(metric, value)
     single = [one for key, one in values.items() if key.endswith(f"/{metric}")]
@@ -147,7 +156,7 @@ def _effects_table(columns: Columns, effects: Sequence[str]) -> str:
     lines = []
     for effect in effects:
         for metric, (heading, _) in METRICS.items():
-            found = [_value(values, f"{effect}/{metric}") for values in columns.values()]
+            found = [value_of(values, f"{effect}/{metric}") for values in columns.values()]
             if any(value is not None for value in found):
                 lines.append([effect, heading, *(cell(metric, value) for value in found)])
     return markdown(["effect", "metric", *columns], lines)
@@ -175,7 +184,7 @@ def _panel(axes: Axes, metric: str, columns: Columns, effects: Sequence[str]) ->
     for i, (method, values) in enumerate(columns.items()):
         colour = _COLOURS.get(method) or next(others)
         shift = (i - (len(columns) - 1) / 2) * spread
-        found = [(y, _value(values, f"{effect}/{metric}")) for y, effect in enumerate(effects)]
+        found = [(y, value_of(values, f"{effect}/{metric}")) for y, effect in enumerate(effects)]
         there = [(y + shift, *value) for y, value in found if value is not None]
         ys, means, lows, highs = np.array(there, dtype=np.float64).reshape(-1, 4).T
         # A bootstrap interval of skewed scores may, just, miss the mean.

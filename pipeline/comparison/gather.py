@@ -6,12 +6,13 @@ run an effect. Of each method and recipe hash the latest run counts.
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import tracking
+from pipeline.compare import COSTS, Value, by_method, read_store, value_of
 from pipeline.evaluation.report import METHOD_ORDER, METRICS
 from pipeline.evaluation.strips import Strip, read_strip, strip_folder
 from pipeline.mirror import local_path
@@ -20,7 +21,6 @@ from pipeline.problems import InputError, Problem
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_COSTS = ("nfe", "ms_per_image")
 # Curves by their names in the tracker, with headings.
 CURVES = {
     "train/validation/score": "validation score ↓",
@@ -112,24 +112,13 @@ def gather(stores: Sequence[Store], experiment: str | None = None) -> list[Colum
 
 
 def _of_store(store: Store, experiment: str | None) -> list[Column]:
-    from pipeline.compare import read_store
-
     client, rows = read_store(store.uri, experiment)
     columns: dict[tuple[str, str], Column] = {}
-    seen: set[tuple[str, str, str]] = set()
-    for row in rows:
-        method = row.name if row.role == "baseline" else row.role
-        place = (method, row.recipe_hash)
-        if (*place, row.effect) in seen:
-            continue
-        seen.add((*place, row.effect))
-        column = columns.setdefault(
-            place, Column(method, row.role, row.recipe_hash, (), row.started)
-        )
+    for place, row, metrics in by_method(rows):
+        new = Column(place[0], row.role, row.recipe_hash, (), row.started)
+        column = columns.setdefault(place, new)
         column.run_ids += (row.run_id,)
-        for key, value in row.metrics.items():
-            own = row.effect and "/" not in key and key not in _COSTS
-            column.metrics[f"{row.effect}/{key}" if own else key] = value
+        column.metrics |= metrics
         _pictures(client, row.run_id, column)
         if row.role == "student":
             _training(client, row.run_id, column)
@@ -167,7 +156,7 @@ def _training(client: "MlflowClient", run_id: str, column: Column) -> None:
 
 
 def _scores(column: Column) -> dict[str, float]:
-    return {k: v for k, v in column.metrics.items() if k.split("/")[-1] not in _COSTS}
+    return {k: v for k, v in column.metrics.items() if k.split("/")[-1] not in COSTS}
 
 
 def _named(columns: Sequence[Column]) -> list[Column]:
@@ -207,15 +196,7 @@ def find(columns: Sequence[Column], wanted: str) -> Column:
     raise InputError([Problem("--against", wanted, wanted, what, remedy)])
 
 
-def value_of(metrics: Mapping[str, float], key: str) -> tuple[float, float, float] | None:
-    """A metric with its interval; the mean stands in for bounds that were not logged."""
-    if key not in metrics:
-        return None
-    mean = metrics[key]
-    return mean, metrics.get(f"{key}_lo", mean), metrics.get(f"{key}_hi", mean)
-
-
-def mean_value(column: Column, metric: str) -> tuple[float, float, float] | None:
+def mean_value(column: Column, metric: str) -> Value | None:
     """A method's own value; of a bank of teachers the mean over effects, without an interval."""
     own = value_of(column.metrics, metric)
     if own is not None:

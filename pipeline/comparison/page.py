@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from pipeline.comparison.gather import CURVES, Column, mean_value, value_of
+from pipeline.compare import value_of
+from pipeline.comparison.gather import CURVES, Column, mean_value
 from pipeline.comparison.regressions import differences, higher_is_better, judge, regressions
 from pipeline.comparison.svg import line_chart
 from pipeline.evaluation.report import METRICS, MISSING

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.comparison.gather import Column, value_of
+from pipeline.compare import value_of
+from pipeline.comparison.gather import Column
 from pipeline.evaluation.report import METRICS
 
 Verdict = Literal["regression", "worse", "same or better"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
@@ -123,6 +124,24 @@ def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((sums[high] - sums[low]) / (high - low))
 
 
+def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` small panels, three a row at most, the lowest of each column labelled.
+
+    width, height: of one panel, in inches.
+    """
+    wide = min(3, count)
+    tall = math.ceil(count / wide)
+    figure = Figure(figsize=(width * wide, height * tall), layout="constrained")
+    FigureCanvasAgg(figure)
+    every = [figure.add_subplot(tall, wide, i + 1) for i in range(count)]
+    for i, axes in enumerate(every):
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+        if i >= count - wide:
+            axes.set_xlabel("round", fontsize=8)
+    return figure, every
+
+
 def loss_curves(history: Mapping[str, Sequence[float]], path: Path | str) -> None:
     """Save one small panel a series: raw values light, their running mean dark.
 
@@ -131,20 +150,12 @@ def loss_curves(history: Mapping[str, Sequence[float]], path: Path | str) -> Non
     """
     if not history:
         raise ValueError("there is no series to draw")
-    wide = min(3, len(history))
-    tall = math.ceil(len(history) / wide)
-    figure = Figure(figsize=(3.6 * wide, 2.4 * tall), layout="constrained")
-    FigureCanvasAgg(figure)
-    for i, (name, series) in enumerate(history.items()):
-        axes = figure.add_subplot(tall, wide, i + 1)
+    figure, every = panels(len(history), 3.6, 2.4)
+    for axes, (name, series) in zip(every, history.items(), strict=True):
         values = np.asarray(series, dtype=np.float64)
         steps = np.flatnonzero(np.isfinite(values))
         values = values[steps]
         axes.set_title(name, fontsize=9, color=_INK, loc="left")
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-        if i // wide == (len(history) - 1) // wide:
-            axes.set_xlabel("round", fontsize=8)
         if not values.size:
             axes.text(0.5, 0.5, "no finite values", ha="center", transform=axes.transAxes)
             continue

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+from pipeline.evaluation.plots import panels
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -37,19 +37,11 @@ def watch_curves(rows: Rows, path: Path | str) -> None:
     drawn = [(panel, lines) for panel in _PANELS if (lines := _lines(rows, panel))]
     if not drawn:
         raise ValueError("there is nothing to draw")
-    wide = min(3, len(drawn))
-    tall = math.ceil(len(drawn) / wide)
-    figure = Figure(figsize=(4.2 * wide, 2.7 * tall), layout="constrained")
-    FigureCanvasAgg(figure)
-    for i, ((title, bold, _, mean), lines) in enumerate(drawn):
-        axes = figure.add_subplot(tall, wide, i + 1)
+    figure, every = panels(len(drawn), 4.2, 2.7)
+    for axes, ((title, bold, _, mean), lines) in zip(every, drawn, strict=True):
         _panel(axes, lines, bold, mean)
         axes.set_title(title, fontsize=9, loc="left")
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e9e9e9", linewidth=0.6)
-        if i >= len(drawn) - wide:
-            axes.set_xlabel("round", fontsize=8)
     figure.savefig(Path(path), dpi=110)
 
 

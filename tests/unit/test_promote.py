@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow.exceptions import MlflowException
 
 from pipeline import cli, tracking
 from pipeline.config import load_recipe, recipe_hash
@@ -40,7 +41,7 @@ class Place:
         client = tracking.client(tracking.default_uri(self.folder / "out"))
         try:
             return str(client.get_model_version_by_alias("demo", ALIAS).run_id)
-        except Exception:
+        except MlflowException:
             return None
 
 

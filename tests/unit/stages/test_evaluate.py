@@ -42,6 +42,7 @@ from pipeline.problems import InputError
 from pipeline.stages.evaluate import evaluate, plan_evaluation, write_evaluation
 from pipeline.tensor_store import TensorStore, stored_keys, write_part
 from tests.evaluation_case import EFFECTS, Case, make_case
+from tests.no_ray import through_pool
 
 COUNTERS = {
     "forwards_per_student_update": {"student_group": 26, "teacher_pool": 15},
@@ -60,7 +61,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Run pools in this process, without Ray; the labels of the pools that ran."""
     ran: list[str] = []
 
-    def through_pool(
+    def in_this_process(
         rows: Sequence[Mapping[str, Any]],
         actor: Any,
         arguments: Mapping[str, Any],
@@ -68,15 +69,11 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         batch: int,
         label: str,
     ) -> Iterator[dict[str, Any]]:
-        if not rows:
-            return
-        ran.append(label)
-        made = actor(**arguments)
-        for i in range(0, len(rows), batch):
-            part = rows[i : i + batch]
-            yield made({name: np.array([row[name] for row in part]) for name in part[0]})
+        if rows:
+            ran.append(label)
+        return through_pool(rows, actor, arguments, pool, batch, label)
 
-    monkeypatch.setattr(actors.pool, "through_pool", through_pool)
+    monkeypatch.setattr(actors.pool, "through_pool", in_this_process)
     monkeypatch.setattr(actors.session, "ray_session", lambda cluster: nullcontext())
     return ran
 

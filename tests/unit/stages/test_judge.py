@@ -4,23 +4,22 @@ The pool's actors run in this process: `tests/ray/test_judge.py` has them under 
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import actors.pool
-from pipeline.config import JudgeSettings, PoolSettings, Recipe
+from pipeline.config import JudgeSettings, Recipe
 from pipeline.problems import InputError
 from pipeline.stages.evaluate import EvaluationPlan
 from pipeline.stages.judge import Judged, judge
 from pipeline.tensor_store import write_part
 from tests.evaluation_case import Case, make_case
 from tests.fake_endpoint import Fake, fake_endpoint, words_of
+from tests.no_ray import through_pool
 from tests.tiny_judges import write_tiny_clip, write_tiny_dino
 
 
@@ -53,27 +52,13 @@ class Judging:
 
 @pytest.fixture
 def judging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judging:
-    monkeypatch.setattr(actors.pool, "through_pool", in_this_process)
+    monkeypatch.setattr(actors.pool, "through_pool", through_pool)
     case = make_case(tmp_path)
     plan = case.plan()
     rng = torch.Generator().manual_seed(0)
     pictures = [(row["key"], torch.rand(16, 16, 3, generator=rng)) for row in plan.rows]
     write_part(plan.pictures, pictures)
     return Judging(case, plan, tmp_path / "judgements")
-
-
-def in_this_process(
-    rows: Sequence[Mapping[str, Any]],
-    actor: type,
-    arguments: Mapping[str, Any],
-    pool: PoolSettings,
-    batch: int,
-    label: str,
-) -> Iterator[dict[str, Any]]:
-    worker = actor(**arguments)
-    for start in range(0, len(rows), batch):
-        some = rows[start : start + batch]
-        yield worker({name: np.array([row[name] for row in some]) for name in some[0]})
 
 
 def settings(url: str, **changes: Any) -> dict[str, Any]:
