@@ -227,6 +227,7 @@ def _add_miniature(
         action="store_true",
         help="hold out training photographs in place of the test ones, to choose a recipe on",
     )
+    bank.add_argument("--pairs", type=int, default=20, help="of each effect (default: %(default)s)")
     bank.set_defaults(command=_bank)
     effects = _command(actions, "effects", "list the effects", "miniature effects")
     effects.set_defaults(command=_effects)
@@ -337,7 +338,13 @@ def _bank(arguments: argparse.Namespace) -> None:
 
     names = arguments.effects.split(",") if arguments.effects else list(EFFECTS)
     kept = not arguments.teach
-    write_bank(arguments.folder, names, kept_teachers=kept, validation=arguments.validation)
+    write_bank(
+        arguments.folder,
+        names,
+        pairs=arguments.pairs,
+        kept_teachers=kept,
+        validation=arguments.validation,
+    )
     print(arguments.folder / "bank.yaml")
 
 

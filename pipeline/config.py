@@ -88,12 +88,16 @@ class LoraSettings(Section):
 
 
 class TeachSettings(Section):
-    """How an effect LoRA is trained from its pairs by flow matching."""
+    """How an effect LoRA is trained from its pairs by flow matching.
+
+    optimizer: ``muon`` wants rates near 0.02, ``adamw`` a tenth of that and less.
+    """
 
     lora: LoraSettings = LoraSettings()
     steps: Positive = 2000
     batch: Positive = 1
     learning_rate: Rate = 1e-4
+    optimizer: Literal["adamw", "muon"] = "adamw"
     ema: Share = 0.0
     cosine: bool = False
 
@@ -155,6 +159,7 @@ class DistillSettings(Section):
     tau_max: Share = 0.75
     tau_min: Share = 0.5
     ta_fm_batch: Count = 0
+    ta_fm_max: Annotated[float, Field(gt=0, le=1)] = 1.0
     lag: Annotated[int, Field(ge=0, le=16)] = 0
     checkpoint_every: Positive = 100
     gradient_checkpointing: bool = False

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,11 +16,15 @@ from pipeline.models.adapters import Adapters
 from pipeline.models.editor import Conditions, Editor
 
 TEACHER = "teacher"
+Optimizer = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True)
 class TeachPlan:
-    """Steps, batch and rate of one teacher's training; ``ema`` 0 keeps the last weights."""
+    """Steps, batch and rate of one teacher's training; ``ema`` 0 keeps the last weights.
+
+    optimizer: ``muon`` (Jordan 2024) moves each LoRA matrix by an orthogonalised momentum.
+    """
 
     steps: int
     batch: int
@@ -27,6 +32,7 @@ class TeachPlan:
     cosine: bool
     ema: float
     seed: int
+    optimizer: Optimizer = "adamw"
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ def teach(
     """
     adapters.train_only(TEACHER)
     parameters = adapters.parameters(TEACHER)
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.0)
+    kind = torch.optim.Muon if plan.optimizer == "muon" else torch.optim.AdamW
+    optimizer = kind(parameters, lr=plan.learning_rate, weight_decay=0.0)
     shares = np.array([len(b.targets) for b in buckets], dtype=np.float64)
     shares /= shares.sum()
     average = {k: v.detach().clone() for k, v in adapters.state(TEACHER).items()}
@@ -80,7 +87,7 @@ def teach(
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * _share(plan, step)
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        optimizer.step()  # type: ignore[no-untyped-call]
         decay = min(plan.ema, (step + 1) / (step + 10))
         with torch.no_grad():
             for key, value in adapters.state(TEACHER).items():

@@ -88,6 +88,7 @@ def learn(
             cosine=settings.cosine,
             ema=settings.ema,
             seed=lesson.seed,
+            optimizer=settings.optimizer,
         )
         pending.append(
             task.remote(

@@ -1,11 +1,14 @@
 """Teaching an effect whose pairs are of two shapes."""
 
 from collections import Counter
+from dataclasses import replace
+from statistics import median
 
+import pytest
 import torch
 from torch import Tensor
 
-from pipeline.distill.teach import TEACHER, Pairs, TeachPlan, teach
+from pipeline.distill.teach import TEACHER, Optimizer, Pairs, TeachPlan, teach
 from pipeline.models.adapters import Adapters
 from pipeline.models.editor import Conditions, batch_conditions
 from pipeline.models.geometry import TokenShape
@@ -42,3 +45,21 @@ def test_a_step_is_of_one_bucket_by_its_share_of_the_pairs() -> None:
     # Three to one, give or take three standard deviations.
     assert 22 <= seen[wide] <= 38 and seen[wide] + seen[tall] == 40
     assert any(torch.any(value != 0) for key, value in weights.items() if key.endswith("lora_B"))
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_muon_evens_the_directions_of_a_step_and_adamw_its_numbers(optimizer: Optimizer) -> None:
+    editor = tiny_editor()
+    adapters = Adapters(editor.transformer)
+    adapters.add(TEACHER, 4, 4.0, MODULES, seed=0)
+    plan = replace(PLAN, optimizer=optimizer, steps=1, learning_rate=0.02, batch=8)
+    weights = teach(editor, adapters, [pairs(8, (1, 2, 2), 1)], plan)
+    # B begins at zero, so that what it is is what one step did.
+    steps = [w for name, w in weights.items() if name.endswith("lora_B") and w.any()]
+    values = [torch.linalg.svdvals(step) for step in steps]
+    directions = max(float(v[0] / v[-1]) for v in values)
+    tenths = torch.tensor([0.1, 0.9])
+    numbers = median([float(torch.quantile(s.abs(), tenths).diff() / s.abs().max()) for s in steps])
+    assert len(steps) > 4
+    # Five Newton-Schulz steps leave singular values between 0.7 and 1.2, about.
+    assert directions < 2.2 and numbers > 0.3 if optimizer == "muon" else numbers < 0.05
