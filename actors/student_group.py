@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.policy_board import PolicyBoard
 from actors.run_place import RunPlace
 from actors.session import say_why_it_failed
+from actors.stream_tick import hand_on_at_once
 from actors.student_worker import StudentArguments, train_loop
 from actors.teacher_pool import TeacherActor, TeacherPoolArguments
 from actors.watchdog import OnMetrics, OnPreview, watched
@@ -39,6 +40,7 @@ def rollout_stream(
     ]
     # Ray Train calls this in a process of its own, where the driver's settings do not hold.
     say_why_it_failed()
+    hand_on_at_once()
     return ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map_batches(
         TeacherActor,
         fn_constructor_kwargs={"arguments": arguments},
