@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 
 from pipeline.bank import Bank
-from pipeline.config import Recipe, recipe_hash
+from pipeline.config import Recipe, StudentGroupSettings, recipe_hash
 from pipeline.memory_budget import Budget, Load, describe, student_budget, teacher_budget
 from pipeline.models.lora_formats import transformer_shapes
 from pipeline.models.sizes import base_size
@@ -46,7 +46,8 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
         targets, note = sum(job.key not in made for job in wanted), ""
     guided = 2 if recipe.targets.guidance > 1 else 1
     student_cost, teacher_cost = forwards_per_student_update(recipe, bank)
-    updates = recipe.distill.rounds * recipe.distill.batch * recipe.cluster.student_group.workers
+    group = recipe.cluster.student_group
+    updates = recipe.distill.rounds * recipe.distill.batch * group.ranks
     pictures = len(collection.test) * len(bank.effects) * recipe.evaluate.draws
     nfe = 2 * recipe.targets.steps * guided + recipe.student.steps
     taught = len(teachers) * recipe.teach.steps * recipe.teach.batch * 3
@@ -60,7 +61,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
         f"targets   {targets} of {samples} missing{note}: "
         f"{targets * recipe.targets.steps * guided:,} forwards",
         f"distill   {recipe.distill.rounds} rounds of {recipe.distill.batch} samples on "
-        f"{recipe.cluster.student_group.workers} workers: {student_cost:.1f} forwards a student "
+        f"{workers_text(group)}: {student_cost:.1f} forwards a student "
         f"sample in the student group, {teacher_cost:.1f} in the teacher pool, "
         f"{updates * (student_cost + teacher_cost):,.0f} in all\n" + "\n".join(memory),
         f"evaluate  {pictures} pictures a method: {pictures * nfe:,} forwards",
@@ -68,6 +69,13 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
     ]
     names = ["recipe", "prompts", "encode", "teach", "targets", "distill", "evaluate", "export"]
     return "\n".join(lines[: names.index(until) + 1])
+
+
+def workers_text(group: StudentGroupSettings) -> str:
+    """The group's size in words."""
+    if isinstance(group.workers, int):
+        return f"{group.workers} workers"
+    return f"each of {group.ranks} logical ranks, {group.min_workers} to {group.ranks} workers"
 
 
 def forwards_per_student_update(recipe: Recipe, bank: Bank) -> tuple[float, float]:
@@ -116,7 +124,8 @@ def memory_load(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> Lo
         bytes_a_weight=4 if recipe.model.dtype == "float32" else 2,
         quantized=recipe.model.quantize is not None,
         lora=lora_parameters(recipe),
-        workers=group.workers if group.shard else 1,
+        # Of an elastic group, what each holds when it is smallest.
+        workers=group.min_workers if group.shard else 1,
         checkpointing=d.gradient_checkpointing,
         average=d.ema > 0,
         samples=terms * most + anchors,

@@ -104,6 +104,7 @@ def arguments_of(
         board=board,
         namespace=NAMESPACE,
         watch=WatchArguments(recipe.watch.every, recipe.watch.pictures),
+        ranks=group.ranks,
     )
     teachers = TeacherPoolArguments(
         model=student.model,
