@@ -121,7 +121,7 @@ def run_student_group(
     board = PolicyBoard.options(  # type: ignore[attr-defined]
         name=name, namespace=student.namespace, scheduling_strategy=here
     ).remote(keep=student.lag + 2, run=place.name)
-    rounds, ranks = student.settings.rounds, group.ranks
+    rounds, ranks = student.settings.rounds, group.logical_ranks
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"arguments": student},

@@ -41,7 +41,7 @@ from pipeline.types import Manifest, Rollout
 class StudentArguments:
     """What a student worker is built from: plain data.
 
-    ``ranks``: a round's logical ranks, whatever the number of workers.
+    ``logical_ranks``: of a round, whatever the number of workers; ``rank`` is the adapters'.
     """
 
     model: str
@@ -66,7 +66,7 @@ class StudentArguments:
     quantize: Quantize | None = None
     shard: bool = False
     watch: WatchArguments = field(default_factory=WatchArguments)
-    ranks: int = 1
+    logical_ranks: int = 1
 
 
 def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTrainer:
@@ -104,7 +104,7 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
         plan=arguments.plan,
         settings=arguments.settings,
         all_reduce=_mean_over_group if workers > 1 and not sharded else _alone,
-        dealing=Dealing(arguments.ranks, workers),
+        dealing=Dealing(arguments.logical_ranks, workers),
         sharded=sharded,
     )
 

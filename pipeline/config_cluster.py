@@ -100,7 +100,7 @@ class StudentGroupSettings(Section):
     micro_batch: Positive | None = None
 
     @property
-    def ranks(self) -> int:
+    def logical_ranks(self) -> int:
         """The plan's logical ranks, which are the most workers that there may be."""
         return self.workers if isinstance(self.workers, int) else self.workers.max
 
@@ -108,6 +108,13 @@ class StudentGroupSettings(Section):
     def min_workers(self) -> int:
         """The fewest workers that the group goes on with."""
         return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def size(self) -> str:
+        """How many workers, in words."""
+        if isinstance(self.workers, int):
+            return f"{self.workers} worker" + ("" if self.workers == 1 else "s")
+        return f"{self.workers.min} to {self.workers.max} workers"
 
 
 class ClusterSettings(Section):

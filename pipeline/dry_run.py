@@ -47,7 +47,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
     guided = 2 if recipe.targets.guidance > 1 else 1
     student_cost, teacher_cost = forwards_per_student_update(recipe, bank)
     group = recipe.cluster.student_group
-    updates = recipe.distill.rounds * recipe.distill.batch * group.ranks
+    updates = recipe.distill.rounds * recipe.distill.batch * group.logical_ranks
     pictures = len(collection.test) * len(bank.effects) * recipe.evaluate.draws
     nfe = 2 * recipe.targets.steps * guided + recipe.student.steps
     taught = len(teachers) * recipe.teach.steps * recipe.teach.batch * 3
@@ -61,7 +61,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
         f"targets   {targets} of {samples} missing{note}: "
         f"{targets * recipe.targets.steps * guided:,} forwards",
         f"distill   {recipe.distill.rounds} rounds of {recipe.distill.batch} samples on "
-        f"{workers_text(group)}: {student_cost:.1f} forwards a student "
+        f"{_shared_out(group)}: {student_cost:.1f} forwards a student "
         f"sample in the student group, {teacher_cost:.1f} in the teacher pool, "
         f"{updates * (student_cost + teacher_cost):,.0f} in all\n" + "\n".join(memory),
         f"evaluate  {pictures} pictures a method: {pictures * nfe:,} forwards",
@@ -69,13 +69,6 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
     ]
     names = ["recipe", "prompts", "encode", "teach", "targets", "distill", "evaluate", "export"]
     return "\n".join(lines[: names.index(until) + 1])
-
-
-def workers_text(group: StudentGroupSettings) -> str:
-    """The group's size in words."""
-    if isinstance(group.workers, int):
-        return f"{group.workers} workers"
-    return f"each of {group.ranks} logical ranks, {group.min_workers} to {group.ranks} workers"
 
 
 def forwards_per_student_update(recipe: Recipe, bank: Bank) -> tuple[float, float]:
@@ -103,8 +96,10 @@ def memory_lines(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> l
     """What a process of either half holds, by part, and the cards that it fits on."""
     base, load = base_size(recipe.model.path), memory_load(recipe, buckets, effects)
     student, teacher = student_budget(base, load), teacher_budget(base, load)
-    lines = describe("a student process", student) + describe("a teacher process", teacher)
     group, pool = recipe.cluster.student_group, recipe.cluster.teacher_pool
+    smallest = group.shard and not isinstance(group.workers, int)
+    name = f"a student process, one of {group.min_workers}" if smallest else "a student process"
+    lines = describe(name, student) + describe("a teacher process", teacher)
     if 0 < group.num_gpus + pool.num_gpus <= 1:
         both = Budget({"student process": student.total, "teacher process": teacher.total})
         lines += describe("one of each on one card", both)
@@ -141,3 +136,9 @@ def lora_parameters(recipe: Recipe) -> int:
     rank = recipe.student.lora.rank
     modules = tuple(f".{module}" for module in recipe.student.lora.modules)
     return sum(rank * sum(s) for name, s in shapes.items() if name.endswith(modules))
+
+
+def _shared_out(group: StudentGroupSettings) -> str:
+    if isinstance(group.workers, int):
+        return f"{group.workers} workers"
+    return f"each of {group.logical_ranks} logical ranks, shared out to {group.size}"

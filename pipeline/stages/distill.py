@@ -104,7 +104,7 @@ def arguments_of(
         board=board,
         namespace=NAMESPACE,
         watch=WatchArguments(recipe.watch.every, recipe.watch.pictures),
-        ranks=group.ranks,
+        logical_ranks=group.logical_ranks,
     )
     teachers = TeacherPoolArguments(
         model=student.model,

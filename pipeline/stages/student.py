@@ -18,7 +18,7 @@ from pipeline.types import Manifest
 def run_key_of(recipe: Recipe, manifest: Manifest) -> str:
     """What names a distillation: the recipe's settings and the content of all it trains on."""
     base = fingerprint(recipe.model.path, "transformer")
-    ranks = recipe.cluster.student_group.ranks
+    ranks = recipe.cluster.student_group.logical_ranks
     start = start_of(recipe)
     begun = [start.key] if start else []
     watched = [recipe.watch.model_dump(mode="json")] if recipe.watch.every else []

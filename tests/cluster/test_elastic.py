@@ -14,7 +14,7 @@ from tests.tiny_run import recipe_file, share_caches, write_tiny_bank
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-ROUNDS, CHECKPOINT = 160, 10
+ROUNDS, CHECKPOINT = 120, 10
 # Each node has room for one student.
 GROUP = "{workers: {min: 1, max: 2, resize_seconds: 5}, resources: {student: 1}}"
 
