@@ -75,7 +75,7 @@ def _leave(number: int, frame: object) -> None:
 def asked_cpus(cluster: ClusterSettings) -> int:
     """Logical CPUs that the recipe's actors ask for together, and one for Ray Data's tasks."""
     group, pool = cluster.student_group, cluster.teacher_pool
-    distill = group.workers * group.num_cpus + pool.max * pool.num_cpus
+    distill = group.logical_ranks * group.num_cpus + pool.max * pool.num_cpus
     encode = cluster.encoder_pool.max * cluster.encoder_pool.num_cpus
     return int(max(distill, encode)) + 1
 
@@ -84,7 +84,7 @@ def asked_resources(cluster: ClusterSettings) -> dict[str, float]:
     """Custom resources that the recipe's actors ask for together."""
     group, asked = cluster.student_group, defaultdict[str, float](float)
     parts = [(pool.max, pool.resources) for pool in (cluster.encoder_pool, cluster.teacher_pool)]
-    for count, resources in [*parts, (group.workers, group.resources)]:
+    for count, resources in [*parts, (group.logical_ranks, group.resources)]:
         for name, amount in resources.items():
             asked[name] += count * amount
     return dict(asked)

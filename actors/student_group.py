@@ -3,11 +3,12 @@
 import secrets
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.data
 import ray.train
-from ray.data import ActorPoolStrategy, Dataset, ExecutionOptions
+from ray.data import ActorPoolStrategy, DataIterator, Dataset, ExecutionOptions
 from ray.train import (
     CheckpointConfig,
     DataConfig,
@@ -25,18 +26,21 @@ from actors.stream_tick import hand_on_at_once
 from actors.student_worker import StudentArguments, train_loop
 from actors.teacher_pool import TeacherActor, TeacherPoolArguments
 from actors.watchdog import OnMetrics, OnPreview, watched
-from pipeline.config import PoolSettings, StudentGroupSettings
+from pipeline.config import ElasticWorkers, PoolSettings, StudentGroupSettings
 from pipeline.distill.watch import SCORE
 
 
 def rollout_stream(
-    arguments: TeacherPoolArguments, pool: PoolSettings, place: RunPlace, rounds: int, workers: int
+    arguments: TeacherPoolArguments, pool: PoolSettings, place: RunPlace, rounds: int, ranks: int
 ) -> Dataset:
-    """The stream of rollout blocks from the checkpointed round on, in (round, rank) order."""
+    """The stream of rollout blocks from the checkpointed round on, in (round, logical rank) order.
+
+    It is the same whatever the number of workers.
+    """
     rows = [
         {"round": r, "rank": rank}
         for r in range(place.checkpointed_round(), rounds)
-        for rank in range(workers)
+        for rank in range(ranks)
     ]
     # Ray Train calls this in a process of its own, where the driver's settings do not hold.
     say_why_it_failed()
@@ -55,6 +59,44 @@ def rollout_stream(
     )
 
 
+class DealtInTurn(DataConfig):  # type: ignore[misc]
+    """Block i of a stream goes to worker i mod W as soon as it is there, as ``Dealing`` says.
+
+    Ray Train's own way makes the workers' rows equal: where the workers do not divide the logical
+    ranks it would hold a block back until the next round's is there, which at lag 0 never comes.
+    """
+
+    def configure(
+        self, datasets: dict[str, Dataset], world_size: int, *_: Any, **__: Any
+    ) -> list[dict[str, DataIterator]]:
+        """Of each dataset, an iterator for each worker."""
+        hands: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
+        for name, dataset in datasets.items():
+            # A copy: its options must not become the driver's.
+            stream = dataset.copy(dataset)
+            stream.set_name(name)
+            # Splits of one size, one by one to whoever has the least, the first of equals.
+            stream.context.execution_options = ExecutionOptions(preserve_order=True)
+            for hand, part in zip(hands, stream.streaming_split(world_size), strict=True):
+                hand[name] = part
+        return hands
+
+
+def scaling_of(group: StudentGroupSettings) -> ScalingConfig:
+    """Ray Train's words for the group: so many workers, or a range of them."""
+    size: dict[str, Any] = {"num_workers": group.workers}
+    if isinstance(group.workers, ElasticWorkers):
+        size["num_workers"] = group.workers.min, group.workers.max
+        size["elastic_resize_monitor_interval_s"] = group.workers.resize_seconds
+    return ScalingConfig(
+        **size,
+        use_gpu=group.num_gpus > 0,
+        resources_per_worker={"CPU": group.num_cpus}
+        | ({"GPU": group.num_gpus} if group.num_gpus else {})
+        | group.resources,
+    )
+
+
 def run_student_group(
     student: StudentArguments,
     teachers: TeacherPoolArguments,
@@ -69,8 +111,8 @@ def run_student_group(
 
     The last one, or with ``keep_best`` that with the least validation score.
 
-    Each worker group that Ray Train starts gets a new stream that begins at the checkpointed
-    round. Blocks keep their order, so each rank gets its own block of every round.
+    Each worker group that Ray Train starts, of whatever size, gets a new stream that begins at the
+    checkpointed round. Blocks keep their order, so each worker gets its own blocks of every round.
     """
     place.heal()
     # The actors of a driver that was killed a moment ago may still hold the run's name.
@@ -81,18 +123,11 @@ def run_student_group(
     board = PolicyBoard.options(  # type: ignore[attr-defined]
         name=name, namespace=student.namespace, scheduling_strategy=here
     ).remote(keep=student.lag + 2, run=place.name)
-    options = ExecutionOptions(preserve_order=True)
-    rounds, workers = student.settings.rounds, group.workers
+    rounds, ranks = student.settings.rounds, group.logical_ranks
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"arguments": student},
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=group.num_gpus > 0,
-            resources_per_worker={"CPU": group.num_cpus}
-            | ({"GPU": group.num_gpus} if group.num_gpus else {})
-            | group.resources,
-        ),
+        scaling_config=scaling_of(group),
         run_config=RunConfig(
             name=place.name,
             **place.ray_storage(),
@@ -103,8 +138,8 @@ def run_student_group(
                 checkpoint_score_order="min",
             ),
         ),
-        datasets={"train": lambda: rollout_stream(teachers, pool, place, rounds, workers)},
-        dataset_config=DataConfig(execution_options=options),
+        datasets={"train": lambda: rollout_stream(teachers, pool, place, rounds, ranks)},
+        dataset_config=DealtInTurn(),
     )
     with watched(board, on_metrics, on_preview):
         trainer.fit()

@@ -1,15 +1,16 @@
-"""The student group: one Ray Train worker's loop over its shard of the rollout stream."""
+"""The student group: one Ray Train worker's loop over its part of the rollout stream."""
 
 import math
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from actors.announcer import Announcer, gpu_memory
 from actors.student_watch import StudentWatch, WatchArguments
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
+from pipeline.distill.dealing import Dealing
 from pipeline.distill.start import begin_with
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
 from pipeline.distill.watch import SCORE
@@ -37,7 +39,10 @@ from pipeline.types import Manifest, Rollout
 
 @dataclass(frozen=True)
 class StudentArguments:
-    """What a student worker is built from: plain data."""
+    """What a student worker is built from: plain data.
+
+    ``logical_ranks``: of a round, whatever the number of workers; ``rank`` is the adapters'.
+    """
 
     model: str
     device: str
@@ -61,6 +66,7 @@ class StudentArguments:
     quantize: Quantize | None = None
     shard: bool = False
     watch: WatchArguments = field(default_factory=WatchArguments)
+    logical_ranks: int = 1
 
 
 def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTrainer:
@@ -98,6 +104,8 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
         plan=arguments.plan,
         settings=arguments.settings,
         all_reduce=_mean_over_group if workers > 1 and not sharded else _alone,
+        dealing=Dealing(arguments.logical_ranks, workers),
+        sharded=sharded,
     )
 
 
@@ -121,7 +129,7 @@ def train_loop(config: dict[str, Any]) -> None:
 
 
 def _train(arguments: StudentArguments, announcer: Announcer | None) -> None:
-    """The loop of one rank; ``announcer`` is rank 0's."""
+    """The loop of one worker; ``announcer`` is that of rank 0."""
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     trainer = student_trainer(arguments, workers)
@@ -134,15 +142,20 @@ def _train(arguments: StudentArguments, announcer: Announcer | None) -> None:
         announcer.publish(versions)
         announcer.doing("waiting", progress.round)
 
+    # The stream that this group was given begins where its checkpoint ends.
+    dealing = replace(trainer.dealing, first=progress.round)
+    rounds = range(progress.round, arguments.settings.rounds)
+    blocks = iter(
+        ray.train.get_dataset_shard("train").iter_batches(batch_size=None, prefetch_batches=0)
+    )
     round_index, waited_since = progress.round, time.monotonic()
-    shard = ray.train.get_dataset_shard("train")
-    for columns in shard.iter_batches(batch_size=None, prefetch_batches=0):
+    for ranks, rollouts in hands(blocks, dealing, rounds, rank):
         arrived = time.monotonic()
         if announcer is not None:
             announcer.doing("working", round_index)
-        rollout = Rollout.from_columns(columns)
-        check_version(rollout, round_index, arguments.lag)
-        metrics = trainer.update(rollout, round_index, rank)
+        for rollout in rollouts:
+            check_version(rollout, round_index, arguments.lag)
+        metrics = trainer.update_hand(rollouts, round_index, ranks)
         round_index += 1
         # A sharded group's workers all take part, for gathering takes all.
         policy = trainer.policy(keep=rank == 0) if rank == 0 or arguments.shard else {}
@@ -153,9 +166,9 @@ def _train(arguments: StudentArguments, announcer: Announcer | None) -> None:
             now = time.monotonic()
             metrics |= {
                 "round": float(round_index - 1),
-                "policy_lag": float(round_index - 1 - int(rollout.policy_version[0])),
-                "forwards_teacher_pool": float(rollout.teacher_forwards.mean()),
-                "seconds_rollout": float(rollout.seconds.mean()),
+                "policy_lag": float(round_index - 1 - int(rollouts[0].policy_version[0])),
+                "forwards_teacher_pool": float(np.mean([r.teacher_forwards for r in rollouts])),
+                "seconds_rollout": float(np.mean([r.seconds for r in rollouts])),
                 "seconds_wait": arrived - waited_since,
                 "seconds_update": now - arrived,
                 "seconds_publish": now - updated,
@@ -169,7 +182,7 @@ def _train(arguments: StudentArguments, announcer: Announcer | None) -> None:
         saved = saved or arguments.watch.due(round_index)
         if watch is not None:
             looking = time.monotonic()
-            metrics |= watch.watch.round(torch.as_tensor(rollout.x_g))
+            metrics |= watch.watch.round(torch.as_tensor(np.concatenate([r.x_g for r in rollouts])))
             if saved:
                 found, preview = watch.look()
                 metrics |= found | {"seconds_look": time.monotonic() - looking}
@@ -181,11 +194,18 @@ def _train(arguments: StudentArguments, announcer: Announcer | None) -> None:
             score = comparable(metrics.get(SCORE))
             at = Progress(round_index, arguments.recipe_hash, list(recent), score)
             report_checkpoint(trainer, at, rank)
-        if last:
-            break
         waited_since = time.monotonic()
-        if announcer is not None:
+        if announcer is not None and not last:
             announcer.doing("waiting", round_index)
+
+
+def hands(
+    blocks: Iterator[dict[str, Any]], dealing: Dealing, rounds: range, worker: int
+) -> Iterator[tuple[list[int], list[Rollout]]]:
+    """A worker's logical ranks and their rollouts, round by round, from its part of the stream."""
+    for round_index in rounds:
+        ranks = dealing.owned(round_index, worker)
+        yield ranks, [Rollout.from_columns(next(blocks)) for _ in ranks]
 
 
 def resume(trainer: StudentTrainer, arguments: StudentArguments) -> Progress:

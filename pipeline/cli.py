@@ -257,7 +257,7 @@ def _validate(arguments: argparse.Namespace) -> None:
     print(
         f"{arguments.recipe}: good. {len(bank.effects)} effects, {len(bank.pairs)} pairs, "
         f"{len(bank.general)} general rows, {len(bank.test)} held-out photographs, "
-        f"{recipe.distill.rounds} rounds."
+        f"{recipe.distill.rounds} rounds, {recipe.cluster.student_group.size}."
     )
 
 

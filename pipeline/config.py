@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.config_cluster import ClusterSettings as ClusterSettings
+from pipeline.config_cluster import ElasticWorkers as ElasticWorkers
 from pipeline.config_cluster import PoolSettings as PoolSettings
 from pipeline.config_cluster import StudentGroupSettings as StudentGroupSettings
 from pipeline.config_judges import JudgeSettings

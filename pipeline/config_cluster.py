@@ -1,8 +1,17 @@
 """What a recipe asks of a Ray cluster: its actor pools and its worker group."""
 
-from typing import Annotated, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from pipeline.config_types import Positive, Section
 
@@ -41,16 +50,47 @@ class PoolSettings(Section):
         return self
 
 
+class ElasticWorkers(Section):
+    """A student group of as many workers as there are nodes for, from ``min`` to ``max``.
+
+    Whatever their number, a round is of ``max`` logical ranks, which the workers share out.
+    ``resize_seconds``: how often the group may change its size while all is well; each change
+    costs the rounds since the last checkpoint.
+    """
+
+    min: Positive = 1
+    max: Positive = 1
+    resize_seconds: Annotated[float, Field(ge=1, le=86400)] = 300.0
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} must not be above max {self.max}")
+        return self
+
+
+_COUNT = TypeAdapter(Annotated[int, Field(ge=1, strict=True)])
+
+
+def _workers(value: Any, _: ValidatorFunctionWrapHandler) -> int | ElasticWorkers:
+    """By what is given: of a union, pydantic would report what is wrong with either half."""
+    if isinstance(value, Mapping | ElasticWorkers):
+        return ElasticWorkers.model_validate(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PydanticCustomError("int_type", "Input should be a valid integer, or {min, max}")
+    return _COUNT.validate_python(value)
+
+
 class StudentGroupSettings(Section):
     """The Ray Train worker group.
 
-    ``shard``: base, adapters and moments are cut over the workers (FSDP2); of a quantised base only
-    what is trained. ``micro_batch``: how many of a worker's samples one forward with gradients
-    takes (null: all of them); the rest are accumulated. Neither changes the weights beyond
-    rounding.
+    ``workers``: so many, or ``{min, max}``: see :class:`ElasticWorkers`. ``shard``: base, adapters
+    and moments are cut over the workers (FSDP2); of a quantised base only what is trained.
+    ``micro_batch``: how many of a worker's samples one forward with gradients takes (null: all of
+    them); the rest are accumulated. Neither changes the weights beyond rounding.
     """
 
-    workers: Positive = 1
+    workers: Annotated[int | ElasticWorkers, WrapValidator(_workers)] = 1
     num_cpus: Annotated[float, Field(ge=0)] = 1.0
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
     resources: Resources = {}
@@ -58,6 +98,23 @@ class StudentGroupSettings(Section):
     max_failures: Annotated[int, Field(ge=-1)] = 3
     shard: bool = False
     micro_batch: Positive | None = None
+
+    @property
+    def logical_ranks(self) -> int:
+        """The plan's logical ranks, which are the most workers that there may be."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers that the group goes on with."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def size(self) -> str:
+        """How many workers, in words."""
+        if isinstance(self.workers, int):
+            return f"{self.workers} worker" + ("" if self.workers == 1 else "s")
+        return f"{self.workers.min} to {self.workers.max} workers"
 
 
 class ClusterSettings(Section):

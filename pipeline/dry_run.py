@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 
 from pipeline.bank import Bank
-from pipeline.config import Recipe, recipe_hash
+from pipeline.config import Recipe, StudentGroupSettings, recipe_hash
 from pipeline.memory_budget import Budget, Load, describe, student_budget, teacher_budget
 from pipeline.models.lora_formats import transformer_shapes
 from pipeline.models.sizes import base_size
@@ -46,7 +46,8 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
         targets, note = sum(job.key not in made for job in wanted), ""
     guided = 2 if recipe.targets.guidance > 1 else 1
     student_cost, teacher_cost = forwards_per_student_update(recipe, bank)
-    updates = recipe.distill.rounds * recipe.distill.batch * recipe.cluster.student_group.workers
+    group = recipe.cluster.student_group
+    updates = recipe.distill.rounds * recipe.distill.batch * group.logical_ranks
     pictures = len(collection.test) * len(bank.effects) * recipe.evaluate.draws
     nfe = 2 * recipe.targets.steps * guided + recipe.student.steps
     taught = len(teachers) * recipe.teach.steps * recipe.teach.batch * 3
@@ -60,7 +61,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
         f"targets   {targets} of {samples} missing{note}: "
         f"{targets * recipe.targets.steps * guided:,} forwards",
         f"distill   {recipe.distill.rounds} rounds of {recipe.distill.batch} samples on "
-        f"{recipe.cluster.student_group.workers} workers: {student_cost:.1f} forwards a student "
+        f"{_shared_out(group)}: {student_cost:.1f} forwards a student "
         f"sample in the student group, {teacher_cost:.1f} in the teacher pool, "
         f"{updates * (student_cost + teacher_cost):,.0f} in all\n" + "\n".join(memory),
         f"evaluate  {pictures} pictures a method: {pictures * nfe:,} forwards",
@@ -95,8 +96,10 @@ def memory_lines(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> l
     """What a process of either half holds, by part, and the cards that it fits on."""
     base, load = base_size(recipe.model.path), memory_load(recipe, buckets, effects)
     student, teacher = student_budget(base, load), teacher_budget(base, load)
-    lines = describe("a student process", student) + describe("a teacher process", teacher)
     group, pool = recipe.cluster.student_group, recipe.cluster.teacher_pool
+    smallest = group.shard and not isinstance(group.workers, int)
+    name = f"a student process, one of {group.min_workers}" if smallest else "a student process"
+    lines = describe(name, student) + describe("a teacher process", teacher)
     if 0 < group.num_gpus + pool.num_gpus <= 1:
         both = Budget({"student process": student.total, "teacher process": teacher.total})
         lines += describe("one of each on one card", both)
@@ -116,7 +119,8 @@ def memory_load(recipe: Recipe, buckets: Collection[Bucket], effects: int) -> Lo
         bytes_a_weight=4 if recipe.model.dtype == "float32" else 2,
         quantized=recipe.model.quantize is not None,
         lora=lora_parameters(recipe),
-        workers=group.workers if group.shard else 1,
+        # Of an elastic group, what each holds when it is smallest.
+        workers=group.min_workers if group.shard else 1,
         checkpointing=d.gradient_checkpointing,
         average=d.ema > 0,
         samples=terms * most + anchors,
@@ -132,3 +136,9 @@ def lora_parameters(recipe: Recipe) -> int:
     rank = recipe.student.lora.rank
     modules = tuple(f".{module}" for module in recipe.student.lora.modules)
     return sum(rank * sum(s) for name, s in shapes.items() if name.endswith(modules))
+
+
+def _shared_out(group: StudentGroupSettings) -> str:
+    if isinstance(group.workers, int):
+        return f"{group.workers} workers"
+    return f"each of {group.logical_ranks} logical ranks, shared out to {group.size}"

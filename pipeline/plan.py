@@ -4,8 +4,11 @@ A round is one student update: its student slots and its fake-score slots, under
 version. Each slot draws its stream for itself (``p < p_switch``: effect), so a round mixes
 streams and effects. Any round is addressable: resuming, replaying and sharding need no history.
 
+A round falls into blocks, one a logical rank, which the workers that there are share out
+(``distill/dealing.py``): the plan does not know how many these are.
+
 A batch is of one bucket (one set of token shapes), and all workers of a round wait for each
-other, so a round draws its bucket first, for all workers, and then its slots within it. The odds
+other, so a round draws its bucket first, for all of them, and then its slots within it. The odds
 are those of drawing slots from the whole bank: over many rounds each effect, stream and sample
 has the share that it would have without buckets.
 """
@@ -150,7 +153,7 @@ def _odds(settings: PlanSettings) -> list[_Odds]:
 
 
 def round_slots(settings: PlanSettings, round_index: int, rank: int = 0) -> list[Slot]:
-    """The student slots of one round on one worker, ``settings.batch`` of them, of one bucket.
+    """The student slots of one round and logical rank, ``settings.batch`` of them, of one bucket.
 
     Raises:
         ValueError: the effect stream is asked for but there are no effects, or likewise the

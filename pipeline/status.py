@@ -48,6 +48,8 @@ class Status:
     student_wait_share: float | None = None
     teacher_busy_share: float | None = None
     policy_lag: float | None = None
+    workers: int | None = None
+    workers_asked: int | dict[str, float] | None = None
 
     def to_json(self) -> str:
         """All fields, as JSON."""
@@ -93,6 +95,9 @@ def describe(status: Status) -> str:
             + ("" if busy is None else f", teachers are busy {100 * busy:.0f} %")
             + ("" if s.policy_lag is None else f"; policy lag {s.policy_lag:.0f}")
         )
+    if s.workers is not None:
+        plural = "" if s.workers == 1 else "s"
+        lines.append(f"student   {s.workers} worker{plural}{_of_range(s.workers_asked)}")
     lines.append(f"alive     {_clock(s.alive_seconds_ago)} ago, {s.where}")
     if s.error:
         lines.append(f"error     {s.error}")
@@ -150,8 +155,16 @@ def _status(places: Places, progress: Progress, now: float) -> Status:
             "student_wait_share": sum(r["seconds_wait"] for r in recent) / spent if spent else None,
             "teacher_busy_share": float(np.mean(busy)) if busy else None,
             "policy_lag": last.get("policy_lag"),
+            "workers": int(last["workers"]) if "workers" in last else None,
+            "workers_asked": progress.recipe["cluster"]["student_group"]["workers"],
         }
     )
+
+
+def _of_range(asked: int | dict[str, float] | None) -> str:
+    if not isinstance(asked, dict):
+        return ""
+    return f" of {asked['min']:.0f} to {asked['max']:.0f}"
 
 
 def _clock(seconds: float) -> str:

@@ -146,7 +146,7 @@ class Manifest:
 class Rollout:
     """The teacher pool's product for one (round, rank): a Ray Data block of B rows.
 
-    round, rank ``[B]``; policy_version ``[B]``: the student weights that made it;
+    round, rank ``[B]``: the plan's, a logical rank; policy_version ``[B]``: the weights it is of;
     x_k ``[B, N, C]``: the student's input at its slot's step; x_g ``[B, N, C]``: its prediction;
     teacher_x0 ``[B, N, C]``: the guided teacher at x_g noised to t; fake_x0 ``[B, F, N, C]``:
     samples for the fake score; ts_x0 ``[B, N, C]``: the student's y_hat of target simulation,

@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Callable
 
+import numpy as np
+
 from pipeline.distill.rollout import RolloutWorker
 from pipeline.distill.update import StudentTrainer
 
@@ -14,14 +16,18 @@ def distill_in_one_process(
     lag: int = 0,
     on_metrics: Callable[[dict[str, float]], None] | None = None,
 ) -> None:
-    """Run rounds one after another: roll out under version ``max(0, r - lag)``, then update."""
+    """Run rounds one after another: roll out under version ``max(0, r - lag)``, then update.
+
+    All logical ranks of a round are this process's, as they are an elastic group's last worker's.
+    """
+    ranks = range(trainer.dealing.ranks)
     policies = deque([trainer.policy()], maxlen=lag + 1)
     for round_index in rounds:
         version = max(0, round_index - lag)
         worker.load_policy(policies[0])
-        rollout = worker.roll(round_index, rank=0, policy_version=version)
-        metrics = trainer.update(rollout, round_index, rank=0)
+        rollouts = [worker.roll(round_index, rank, version) for rank in ranks]
+        metrics = trainer.update_hand(rollouts, round_index, ranks)
         policies.append(trainer.policy())
         if on_metrics is not None:
-            waiting = {"forwards_teacher_pool": float(rollout.teacher_forwards.mean())}
-            on_metrics(metrics | waiting | {"round": float(round_index)})
+            cost = float(np.mean([rollout.teacher_forwards for rollout in rollouts]))
+            on_metrics(metrics | {"forwards_teacher_pool": cost} | {"round": float(round_index)})

@@ -6,22 +6,23 @@ the effect stream at F = 5. Only this half needs gradients.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.distill.batches import SlotBatch, anchor_samples, conditions_of, targets_of
+from pipeline.distill.batches import targets_of
+from pipeline.distill.block import Anchors, Block
 from pipeline.distill.counting import ForwardCounter
+from pipeline.distill.dealing import Dealing
 from pipeline.distill.losses import dmd_gradient, dmd_loss, flow_matching_loss
-from pipeline.distill.noise import gaussian_batch
 from pipeline.distill.rates import RateSettings, rate_at
 from pipeline.distill.schedule import add_noise, as_sigma, predict_x0, student_sigmas
 from pipeline.distill.signals import by_sigma, by_stream
 from pipeline.models.adapters import Adapters
 from pipeline.models.editor import Conditions, Editor, concatenate
 from pipeline.models.sharding import whole
-from pipeline.plan import PlanSettings, Slot, round_anchors, round_slots
+from pipeline.plan import PlanSettings
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Manifest, Rollout
 
@@ -29,6 +30,8 @@ STUDENT, FAKE = "student", "fake"
 # Averages gradients over the student group in place; the identity for one worker, and where
 # sharding has averaged them already.
 AllReduce = Callable[[Sequence[Tensor]], None]
+# Of a part of a block, and the block's weight in the step.
+WeightedLoss = tuple[Tensor, float]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ class StudentTrainer:
 
     ``average`` is the exponential moving average of the student (what is evaluated and
     exported), or None, kept as the live weights are: on the device, in this worker's share; the
-    live weights are the policy.
+    live weights are the policy. ``dealing``: how the group shares out a round's blocks;
+    ``sharded``: its workers hold parts of one model (FSDP2) and wait for each other at every
+    forward.
     """
 
     editor: Editor
@@ -67,6 +72,8 @@ class StudentTrainer:
     settings: UpdateSettings
     all_reduce: AllReduce
     average: dict[str, Tensor] | None = field(default=None)
+    dealing: Dealing = field(default_factory=Dealing)
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         self.adapters.train_only(STUDENT, FAKE)
@@ -96,105 +103,125 @@ class StudentTrainer:
         return policy
 
     def update(self, rollout: Rollout, round_index: int, rank: int) -> dict[str, float]:
-        """One round on one worker; returns its metrics.
+        """One round on a worker that owns one logical rank: see :meth:`update_hand`."""
+        return self.update_hand([rollout], round_index, [rank])
+
+    def update_hand(
+        self, rollouts: Sequence[Rollout], round_index: int, ranks: Sequence[int]
+    ) -> dict[str, float]:
+        """One round on one worker, of the blocks that it owns; returns the means of their metrics.
+
+        Each step's gradient is accumulated over the blocks, then averaged over the group: it is the
+        mean over all logical ranks, whoever owns them.
 
         Raises:
-            ValueError: the rollout is of another round or rank.
+            ValueError: a rollout is of another round or rank.
         """
-        if set(rollout.round.tolist()) != {round_index} or set(rollout.rank.tolist()) != {rank}:
-            raise ValueError(
-                f"round {round_index}, rank {rank} got the rollout of round "
-                f"{rollout.round.tolist()}, rank {rollout.rank.tolist()}"
-            )
         self.counter.take()
-        slots = round_slots(self.plan, round_index, rank)
-        batch = SlotBatch.load(slots, self.manifest, self.store)
-        task = _Round(
-            slots=slots,
-            batch=batch,
-            rollout=rollout,
-            conditions=conditions_of(batch.samples, "student", self.store).to(self.editor.device),
-            seeds=_Seeds(self.plan.seed, round_index, rank, batch.token_shape, self.editor.device),
+        device = self.editor.device
+        hand = [
+            Block.load(self.plan, self.manifest, self.store, rollout, (round_index, rank), device)
+            for rollout, rank in zip(rollouts, ranks, strict=True)
+        ]
+        metrics = self._update_fake(hand, round_index)
+        metrics |= self._update_student(hand, round_index)
+        metrics["forwards_student_group"] = self.counter.take() / (
+            self.plan.batch * len(self._turns(hand))
         )
-        metrics = self._update_fake(task, round_index)
-        metrics |= self._update_student(task, round_index)
-        metrics["forwards_student_group"] = self.counter.take() / len(slots)
         return metrics
 
+    def _turns(self, hand: list[Block]) -> list[tuple[Block, float]]:
+        """Blocks and their weights in the step's loss.
+
+        A worker of a sharded group that owns fewer than another repeats its last for nothing: each
+        forward of one is a forward of all.
+        """
+        short = self.dealing.most - len(hand) if self.sharded else 0
+        return [(block, self.dealing.weight) for block in hand] + [(hand[-1], 0.0)] * short
+
     def _parts(self) -> list[list[int]]:
-        """The slots of each forward; as many in every worker, for a sharded group waits at each."""
+        """The slots of each forward; as many in every block, for a sharded group waits at each."""
         count, most = self.plan.batch, self.settings.micro_batch or self.plan.batch
         return [list(range(i, min(i + most, count))) for i in range(0, count, most)]
 
-    def _update_fake(self, task: "_Round", round_index: int) -> dict[str, float]:
+    def _update_fake(self, hand: list[Block], round_index: int) -> dict[str, float]:
         rate = rate_at(self.settings.fake_rate, round_index, self.settings.rounds)
         losses, norm = [], 0.0
         sigmas: list[float] = []
         errors: list[Tensor] = []
 
-        def part_losses(update: int) -> Iterator[Tensor]:
-            for rows in self._parts():
-                x0 = _tensor(task.rollout.fake_x0[rows, update], self.editor.device)
-                times = [task.slots[i].fake_ts[update] for i in rows]
-                t = as_sigma(times, self.editor.device)
-                noise = task.seeds.gaussian("fake", rows, update)
-                with self.adapters.use(FAKE):
-                    given = task.conditions.rows(rows)
-                    v = self.editor.velocity(add_noise(x0, noise, t), t, given)
-                each = flow_matching_loss(v, x0, noise)
-                sigmas.extend(times)
-                errors.append(each.detach())
-                yield each.sum() / len(task.slots)
+        def part_losses(update: int) -> Iterator[WeightedLoss]:
+            for block, weight in self._turns(hand):
+                for rows in self._parts():
+                    x0 = _tensor(block.rollout.fake_x0[rows, update], self.editor.device)
+                    times = [block.slots[i].fake_ts[update] for i in rows]
+                    t = as_sigma(times, self.editor.device)
+                    noise = block.seeds.gaussian("fake", rows, update)
+                    with self.adapters.use(FAKE):
+                        given = block.conditions.rows(rows)
+                        v = self.editor.velocity(add_noise(x0, noise, t), t, given)
+                    each = flow_matching_loss(v, x0, noise)
+                    if weight > 0:
+                        sigmas.extend(times)
+                        errors.append(each.detach())
+                    yield each.sum() / len(block.slots), weight
 
         for update in range(self.plan.fake_updates):
             loss, norm = self._step(FAKE, self.fake_optimizer, part_losses(update), rate)
-            losses.append(loss)
+            losses.append(loss / len(hand))
         return {
             "loss_fake": sum(losses) / len(losses),
             "grad_norm_fake": norm,
             "learning_rate_fake": rate,
         } | by_sigma("loss_fake", sigmas, torch.cat(errors))
 
-    def _update_student(self, task: "_Round", round_index: int) -> dict[str, float]:
+    def _update_student(self, hand: list[Block], round_index: int) -> dict[str, float]:
         rate = rate_at(self.settings.student_rate, round_index, self.settings.rounds)
-        anchors, parts = self._anchors(task, round_index), self._parts()
-        metrics: dict[str, float] = {
-            "effect_share": len(task.batch.effect_rows) / len(task.slots),
-        }
+        parts = self._parts()
+        metrics: dict[str, float] = {}
+        effects: list[str | None] = []
         gaps: list[Tensor] = []
 
-        def part_losses() -> Iterator[Tensor]:
-            for index, rows in enumerate(parts):
-                own = None if anchors is None else anchors.part(index, len(parts))
-                loss, found, gap = self._student_loss(task, rows, own)
-                gaps.append(gap)
-                for name, value in found.items():
-                    metrics[name] = metrics.get(name, 0.0) + value
-                yield loss
+        def part_losses() -> Iterator[WeightedLoss]:
+            for block, weight in self._turns(hand):
+                anchors = None
+                if self.settings.weight_ta > 0:
+                    anchors = Anchors.of(block, self.plan, self.manifest, self.store)
+                for index, rows in enumerate(parts):
+                    own = None if anchors is None else anchors.part(index, len(parts))
+                    loss, found, gap = self._student_loss(block, rows, own)
+                    if weight > 0:
+                        gaps.append(gap)
+                        for name, value in found.items():
+                            metrics[name] = metrics.get(name, 0.0) + value / len(hand)
+                    yield loss, weight
 
-        _, metrics["grad_norm_student"] = self._step(
-            STUDENT, self.student_optimizer, part_losses(), rate
-        )
+        _, norm = self._step(STUDENT, self.student_optimizer, part_losses(), rate)
         self._follow()
         entries = self.manifest.effects
-        names = [None if s.effect is None else entries[s.effect].name for s in task.slots]
-        by = by_stream("teacher_fake_gap", names, torch.cat(gaps))
-        return metrics | by | {"learning_rate_student": rate}
+        for block in hand:
+            effects += [None if s.effect is None else entries[s.effect].name for s in block.slots]
+        round_metrics = {
+            "effect_share": sum(effect is not None for effect in effects) / len(effects),
+            "grad_norm_student": norm,
+            "learning_rate_student": rate,
+        }
+        return round_metrics | metrics | by_stream("teacher_fake_gap", effects, torch.cat(gaps))
 
     def _student_loss(
-        self, task: "_Round", slot_rows: list[int], anchors: "_Anchors | None"
+        self, block: Block, slot_rows: list[int], anchors: Anchors | None
     ) -> tuple[Tensor, dict[str, float], Tensor]:
-        """The share of some slots and some anchors in the round's loss, and in its metrics.
+        """The share of some slots and some anchors in the block's loss, and in its metrics.
 
         Last, how far teacher and fake score are apart, by slot ``[B]``.
         """
-        device, settings, slots = self.editor.device, self.settings, task.slots
-        count, total, seeds, rollout = len(slot_rows), len(slots), task.seeds, task.rollout
+        device, settings, slots = self.editor.device, self.settings, block.slots
+        count, total, seeds, rollout = len(slot_rows), len(slots), block.seeds, block.rollout
         sigmas = student_sigmas(self.plan.student_steps, self.plan.shift)
-        effects = [i for i in slot_rows if i in task.batch.effect_rows]
+        effects = [i for i in slot_rows if i in block.batch.effect_rows]
         rows = effects if settings.weight_ts > 0 else []
-        conditions = task.conditions.rows(slot_rows)
-        simulated = task.conditions.rows(rows) if rows else None
+        conditions = block.conditions.rows(slot_rows)
+        simulated = block.conditions.rows(rows) if rows else None
         x_g = _tensor(rollout.x_g[slot_rows], device)
         ts_x0 = _tensor(rollout.ts_x0[rows], device)
 
@@ -222,7 +249,7 @@ class StudentTrainer:
         x_in, t_in = [_tensor(rollout.x_k[slot_rows], device)], [t_k]
         cond_in = [conditions]
         if simulated is not None:
-            y = targets_of([task.batch.samples[i] for i in rows], self.store).to(device)
+            y = targets_of([block.batch.samples[i] for i in rows], self.store).to(device)
             t_in.append(as_sigma([sigmas[slots[i].ts_step] for i in rows], device))
             x_in.append(add_noise(y, seeds.gaussian("ts_gen", rows), t_in[-1]))
             cond_in.append(simulated)
@@ -250,7 +277,7 @@ class StudentTrainer:
             + settings.weight_ts * loss_ts
             + settings.weight_ta * loss_ta
         )
-        share, simulations = count / total, max(1, len(task.batch.effect_rows))
+        share, simulations = count / total, max(1, len(block.batch.effect_rows))
         moved = (x0[:count].detach() - x_g).abs().mean()
         gap = (fake_x0[:count] - teacher).abs().mean(dim=(1, 2))
         return (
@@ -270,48 +297,22 @@ class StudentTrainer:
             gap,
         )
 
-    def _anchors(self, task: "_Round", round_index: int) -> "_Anchors | None":
-        """TA-FM's samples: its own batch where the recipe has one, else the effect slots'."""
-        if self.settings.weight_ta == 0:
-            return None
-        device, seeds, batch = self.editor.device, task.seeds, task.batch
-        if self.plan.ta_fm_batch > 0:
-            drawn = round_anchors(self.plan, round_index, seeds.rank)
-            samples = anchor_samples(drawn, self.manifest)
-            times = [a.t for a in drawn]
-            # The weight is per effect slot, as in the paper, whatever the batch.
-            share = self.plan.p_switch
-        else:
-            samples = [batch.samples[i] for i in batch.effect_rows]
-            times = [task.slots[i].t for i in batch.effect_rows]
-            share = len(samples) / len(task.slots)
-        if not samples:
-            return None
-        y, rows = targets_of(samples, self.store).to(device), range(len(samples))
-        return _Anchors(
-            y=y,
-            noise=replace(seeds, shape=(y.shape[1], y.shape[2])).gaussian("anchor", rows),
-            t=as_sigma(times, device),
-            conditions=conditions_of(samples, "student", self.store).to(device),
-            weight=share / len(samples),
-        )
-
     def _step(
-        self, name: str, optimizer: torch.optim.AdamW, losses: Iterable[Tensor], rate: float
+        self, name: str, optimizer: torch.optim.AdamW, losses: Iterable[WeightedLoss], rate: float
     ) -> tuple[float, float]:
         """Backward (a loss that comes in parts is their sum), average over the group, clip, step.
 
-        Returns the loss and the gradient's norm.
+        Returns the loss, without the weights, and the gradient's norm.
         """
         for group in optimizer.param_groups:
             group["lr"] = rate
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for loss in losses:
+        for loss, weight in losses:
             with self.adapters.use(name):
-                loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+                (loss * weight).backward()  # type: ignore[no-untyped-call]
+            total += loss.item() if weight > 0 else 0.0
         # Nothing reads the prompt stream's end in the last block: no gradient there.
         self.all_reduce([p.grad for p in parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip)
@@ -325,54 +326,6 @@ class StudentTrainer:
         if self.average is not None:
             for key, value in self.adapters.state(STUDENT).items():
                 self.average[key].lerp_(value.detach(), 1 - self.settings.ema)
-
-
-@dataclass(frozen=True)
-class _Anchors:
-    """TA-FM's samples; ``weight``: of one of them in the round's loss."""
-
-    y: Tensor
-    noise: Tensor
-    t: Tensor
-    conditions: Conditions
-    weight: float
-
-    def part(self, index: int, parts: int) -> "_Anchors | None":
-        """Those of one of so many parts of a round; None if there are too few for all."""
-        count = len(self.t)
-        rows = list(range(count * index // parts, count * (index + 1) // parts))
-        if not rows:
-            return None
-        given = self.conditions.rows(rows)
-        return _Anchors(self.y[rows], self.noise[rows], self.t[rows], given, self.weight)
-
-
-@dataclass(frozen=True)
-class _Seeds:
-    """The noise of one round; purposes shared with the rollout give the same numbers there."""
-
-    seed: int
-    round: int
-    rank: int
-    shape: tuple[int, int]
-    device: torch.device
-
-    def gaussian(self, purpose: str, rows: Sequence[int], index: int = 0) -> Tensor:
-        if not rows:
-            return torch.zeros(0, *self.shape, device=self.device)
-        keys = [(self.seed, purpose, self.round, self.rank, i, index) for i in rows]
-        return gaussian_batch(self.shape, keys).to(self.device)
-
-
-@dataclass(frozen=True)
-class _Round:
-    """What one round of one worker is made of."""
-
-    slots: list[Slot]
-    batch: SlotBatch
-    rollout: Rollout
-    conditions: Conditions
-    seeds: _Seeds
 
 
 def _joined(*parts: Conditions | None) -> Conditions:

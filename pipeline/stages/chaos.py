@@ -238,8 +238,9 @@ def chaos(
     """One undisturbed run, then disturbed ones until the minutes are over; the last one ends."""
     folder = Path(recipe.output) / "chaos"
     cluster, rng = recipe.cluster, random.Random(seed)
-    # A server for real runs is no place for these.
-    overrides = [*overrides, "tracking.uri=null"]
+    # A server for real runs is no place for these; bits repeat at one size of the group only.
+    workers = cluster.student_group.logical_ranks
+    overrides = [*overrides, "tracking.uri=null", f"cluster.student_group.workers={workers}"]
     from actors.session import asked_cpus, asked_resources
 
     with killing_ground(asked_cpus(cluster), asked_resources(cluster)) as ground:

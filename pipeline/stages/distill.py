@@ -105,6 +105,7 @@ def arguments_of(
         board=board,
         namespace=NAMESPACE,
         watch=WatchArguments(recipe.watch.every, recipe.watch.pictures),
+        logical_ranks=group.logical_ranks,
     )
     teachers = TeacherPoolArguments(
         model=student.model,

@@ -18,12 +18,12 @@ from pipeline.types import Manifest
 def run_key_of(recipe: Recipe, manifest: Manifest) -> str:
     """What names a distillation: the recipe's settings and the content of all it trains on."""
     base = fingerprint(recipe.model.path, "transformer")
-    workers = recipe.cluster.student_group.workers
+    ranks = recipe.cluster.student_group.logical_ranks
     start = start_of(recipe)
     begun = [start.key] if start else []
     watched = [recipe.watch.model_dump(mode="json")] if recipe.watch.every else []
     content = manifest_content(manifest)
-    return content_key(recipe_hash(recipe), base, content, workers, *begun, *watched)[:16]
+    return content_key(recipe_hash(recipe), base, content, ranks, *begun, *watched)[:16]
 
 
 def manifest_content(manifest: Manifest) -> dict[str, object]:

@@ -68,7 +68,7 @@ def test_the_cluster_recipe_fits_the_miniature_cluster(caplog: pytest.LogCapture
     parts = {
         "cpu": (settings.encoder_pool, settings.encoder_pool.max),
         "teacher": (settings.teacher_pool, settings.teacher_pool.max),
-        "student": (group, group.workers),
+        "student": (group, group.logical_ranks),
     }
     assert OVERLAYS
     for name, (part, count) in parts.items():

@@ -123,8 +123,8 @@ def test_recipes_say_which_cards_they_are_for(full: BaseSize, name: str) -> None
         recipe, problems = inspect_recipe(path, overrides)
         assert recipe is not None and not problems
         group, pool = recipe.cluster.student_group, recipe.cluster.teacher_pool
-        assert group.workers * group.num_gpus + pool.max * pool.num_gpus == int(count)
-        assert group.workers * recipe.distill.batch == 8  # the published samples a round
+        assert group.logical_ranks * group.num_gpus + pool.max * pool.num_gpus == int(count)
+        assert group.logical_ranks * recipe.distill.batch == 8  # the published samples a round
         load = replace(memory_load_of(recipe, full), tokens=TOKENS)
         student, teacher = student_budget(full, load), teacher_budget(full, load)
         if count == "1":
@@ -142,7 +142,7 @@ def test_the_flux_recipe_is_for_cards_of_80_gb() -> None:
     assert student.parts["base"] == pytest.approx(23.8e9, rel=0.01)
     assert 80 in student.cards() and 80 in teacher.cards()
     group, pool = recipe.cluster.student_group, recipe.cluster.teacher_pool
-    assert group.workers + pool.max == 8
+    assert group.logical_ranks + pool.max == 8
 
 
 def memory_load_of(recipe: object, full: BaseSize, lora: int = LORA) -> Load:
@@ -165,7 +165,7 @@ def test_recipes_have_the_published_settings(name: str) -> None:
     assert (d.tau_max, d.tau_min, d.guidance) == (0.75, 0.5, 5.0)
     assert (d.ema, d.schedule) == (0.0, "constant")
     assert d.betas == (0.9, 0.999)
-    assert d.batch * recipe.cluster.student_group.workers == 8
+    assert d.batch * recipe.cluster.student_group.logical_ranks == 8
 
 
 @pytest.mark.parametrize("quantize", [None, *KINDS])

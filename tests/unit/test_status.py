@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.cli import main
-from pipeline.config import Recipe
+from pipeline.config import Recipe, vary
 from pipeline.places import Places
 from pipeline.problems import InputError
 from pipeline.progress import Reporter, progress_file, read_progress
@@ -26,6 +26,21 @@ def row(round_index: int, wait: float = 0.1, update: float = 0.3) -> dict[str, f
         "policy_lag": 1.0,
         "teacher_busy_share": 0.7,
     }
+
+
+def test_it_says_the_groups_size_and_of_which_range(tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    elastic = vary(RECIPE, {"cluster.student_group.workers": {"min": 1, "max": 4}})
+    for recipe, says in ((RECIPE, "3 workers\n"), (elastic, "3 workers of 1 to 4\n")):
+        with Reporter(recipe, places) as reporter:
+            reporter.stage("distill", 5000, 0)
+            write_history(places, range(3))
+            with places.history.open("a") as file:
+                file.write(json.dumps(row(3) | {"workers": 3.0}) + "\n")
+            assert f"student   {says}" in describe(read_status(tmp_path))
+            # As runs before had it.
+            write_history(places, range(5))
+            assert "student   " not in describe(read_status(tmp_path))
 
 
 def write_history(places: Places, rounds: range) -> None:

@@ -1,44 +1,30 @@
-"""Rounds of a student group of two: as two processes sharded by FSDP2, and as two threads.
-
-The threads are the reference: a whole trainer each, whose gradients are averaged by hand.
-"""
+"""Rounds of a student group of two processes, sharded by FSDP2."""
 
 import json
 import multiprocessing
-import threading
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed
 from diffusers import QwenImageTransformer2DModel
-from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
-from pipeline.distill.rollout import RolloutWorker
+from pipeline.distill.dealing import Dealing
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
 from pipeline.distill.watch import Pair, Watch
 from pipeline.models.adapters import Adapters
 from pipeline.models.loading import BaseRows, empty_transformer
 from pipeline.models.sharding import shard_transformer, whole
 from tests.unit.distill import halves
+from tests.unit.distill.group import go_on
 from tests.unit.distill.halves import HASH, PLAN, Collection
 from tests.unit.tiny import MODULES, tiny_editor
 
-WORKERS = 2
+WORKERS, WHOLE, UNEVEN = 2, Dealing(2, 2), Dealing(3, 2)
 # A bound below the gradients' norms, so that clipping is by the whole group's; two forwards a loss.
 SETTINGS = replace(halves.SETTINGS, grad_clip=5e-3, micro_batch=2)
-Metrics = list[dict[str, float]]
-
-
-def go_on(worker: RolloutWorker, trainer: StudentTrainer, rank: int, rounds: range) -> Metrics:
-    metrics = []
-    for r in rounds:
-        worker.load_policy(trainer.policy())
-        metrics.append(trainer.update(worker.roll(r, rank, r), r, rank))
-    return metrics
 
 
 def look(trainer: StudentTrainer) -> dict[str, float]:
@@ -51,55 +37,11 @@ def look(trainer: StudentTrainer) -> dict[str, float]:
     return found
 
 
-class Threads:
-    """Two whole trainers in one process."""
-
-    def __init__(self, collection: Collection, checkpoint: Path | None = None) -> None:
-        self.collection = collection
-        self._barrier, self._given = threading.Barrier(WORKERS), [[]] * WORKERS
-        # Not in the threads: random weights come from torch's one generator.
-        self.workers = [collection.worker() for _ in range(WORKERS)]
-        self.trainers = [
-            collection.trainer(settings=SETTINGS, all_reduce=self._mean(rank))
-            for rank in range(WORKERS)
-        ]
-        if checkpoint is not None:
-            for trainer in self.trainers:
-                load_checkpoint(checkpoint, trainer, HASH)
-
-    def _mean(self, rank: int) -> Callable[[Sequence[Tensor]], None]:
-        def all_reduce(gradients: Sequence[Tensor]) -> None:
-            self._given[rank] = [g.clone() for g in gradients]
-            self._barrier.wait(60)
-            means = [(a + b) / 2 for a, b in zip(*self._given, strict=True)]
-            self._barrier.wait(60)
-            for gradient, mean in zip(gradients, means, strict=True):
-                gradient.copy_(mean)
-
-        return all_reduce
-
-    def go_on(self, rounds: range) -> Metrics:
-        """Rank 0's metrics."""
-        done: list[Metrics] = [[]] * WORKERS
-
-        def run(rank: int) -> None:
-            done[rank] = go_on(self.workers[rank], self.trainers[rank], rank, rounds)
-
-        threads = [threading.Thread(target=run, args=(rank,)) for rank in range(WORKERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(120)
-        assert all(len(metrics) == len(rounds) for metrics in done)
-        return done[0]
-
-    def save(self, folder: Path, round_index: int) -> None:
-        trainer = self.trainers[0]
-        save_checkpoint(folder, trainer, Progress(round_index, HASH, [trainer.policy()]))
-
-
 def sharded_trainer(
-    collection: Collection, base: Path, dtype: torch.dtype = torch.float32
+    collection: Collection,
+    base: Path,
+    dtype: torch.dtype = torch.float32,
+    dealing: Dealing = WHOLE,
 ) -> StudentTrainer:
     """As the student worker builds it, checkpointing too: no process ever has the base whole."""
     editor = tiny_editor()
@@ -110,12 +52,23 @@ def sharded_trainer(
         adapters.add(name, 4, 4.0, MODULES, seed, device="cpu")
     shard_transformer(editor.transformer, editor.device, BaseRows(base))
     return StudentTrainer(
-        editor, adapters, collection.store, collection.manifest, PLAN, SETTINGS, lambda _: None
+        editor,
+        adapters,
+        collection.store,
+        collection.manifest,
+        PLAN,
+        SETTINGS,
+        lambda _: None,
+        dealing=dealing,
+        sharded=True,
     )
 
 
 def in_two_processes(folder: Path, base: Path, one: Path) -> None:
-    """Three rounds, saved to ``two``; a fourth from the checkpoint ``one``, to ``two_more``."""
+    """Three rounds, saved to ``two``; a fourth from the checkpoint ``one``, to ``two_more``.
+
+    Two rounds of three logical ranks, saved to ``uneven``.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.unit.distill.sharded_rounds"])
     processes = [
@@ -156,6 +109,10 @@ def _process(rank: int, folder: Path, base: Path, one: Path) -> None:
     load_checkpoint(one, resumed, HASH)
     go_on(worker, resumed, rank, range(3, 4))
     _save(folder / "two_more", resumed, 4, rank)
+
+    uneven = sharded_trainer(collection, base, dealing=UNEVEN)
+    seen["uneven"] = go_on(worker, uneven, rank, range(2))
+    _save(folder / "uneven", uneven, 2, rank)
 
     # At half precision the masters are still fp32.
     half = sharded_trainer(collection, base, torch.bfloat16)

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.distill.checkpoint import STATE_FILE
+from pipeline.distill.dealing import Dealing
+from tests.unit.distill.group import Group
 from tests.unit.distill.halves import Collection
-from tests.unit.distill.sharded_rounds import SETTINGS, WORKERS, Threads, in_two_processes, look
+from tests.unit.distill.sharded_rounds import SETTINGS, WHOLE, WORKERS, in_two_processes, look
 from tests.unit.tiny import tiny_editor
 
 CLOSE = 1e-5
@@ -19,22 +21,28 @@ CLOSE = 1e-5
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, float]]]:
-    """Checkpoints: ``one`` and ``two`` at round 3; at round 4 from each by one and by two."""
+    """Checkpoints: ``one`` and ``two`` at round 3; at round 4 from each by one and by two.
+
+    And ``uneven`` and ``even`` at round 2, of three logical ranks on two processes and on three.
+    """
     folder = tmp_path_factory.mktemp("runs")
     base = folder / "base"
     # Several files, so that rows are looked up in the right one.
     tiny_editor().transformer.save_pretrained(base / "transformer", max_shard_size="60KB")
     assert len(list((base / "transformer").glob("*.safetensors"))) > 2
     collection = Collection(folder / "collection")
-    threads = Threads(collection)
-    metrics = threads.go_on(range(3))
+    threads = Group(collection, WHOLE, SETTINGS)
+    metrics = threads.go_on(range(3))[0]
     threads.save(folder / "one", 3)
     in_two_processes(folder, base, folder / "one")
     threads.go_on(range(3, 4))
     threads.save(folder / "one_more", 4)
-    resumed = Threads(collection, folder / "two")
+    resumed = Group(collection, WHOLE, SETTINGS, folder / "two")
     resumed.go_on(range(3, 4))
     resumed.save(folder / "one_from_two", 4)
+    three = Group(collection, Dealing(3, 3), SETTINGS)
+    three.go_on(range(2))
+    three.save(folder / "even", 2)
     return folder, metrics
 
 
@@ -45,7 +53,7 @@ def seen(folder: Path, rank: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("ours", "reference"),
-    [("two", "one"), ("two_more", "one_more"), ("one_from_two", "one_more")],
+    [("two", "one"), ("two_more", "one_more"), ("one_from_two", "one_more"), ("uneven", "even")],
 )
 def test_two_processes_are_one(
     runs: tuple[Path, list[dict[str, float]]], ours: str, reference: str
@@ -88,7 +96,7 @@ def test_a_look_at_a_sharded_student_is_one_at_the_whole(
     runs: tuple[Path, list[dict[str, float]]],
 ) -> None:
     folder, _ = runs
-    whole = Threads(Collection(folder / "looked at"), folder / "one").trainers[0]
+    whole = Group(Collection(folder / "looked at"), WHOLE, SETTINGS, folder / "one").trainers[0]
     expected = look(whole)
     for rank in range(WORKERS):
         assert seen(folder, rank)["look"] == pytest.approx(expected, rel=1e-4)

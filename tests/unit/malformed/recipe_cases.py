@@ -55,6 +55,10 @@ def _pool(work: Work) -> None:
     work.recipe["cluster"] = {"teacher_pool": {"min": 3, "max": 2}}
 
 
+def _group(work: Work) -> None:
+    work.recipe["cluster"] = {"student_group": {"workers": {"min": 3, "max": 2}}}
+
+
 def _no_recipe(work: Work) -> None:
     work.save()
     work.recipe_file.unlink()
@@ -114,6 +118,16 @@ RECIPE_CASES = (
         "use more student.steps",
     ),
     Case("pool_min_above_max", _pool, "recipe.yaml", "cluster.teacher_pool", "change one"),
+    Case(
+        "group_min_above_max", _group, "recipe.yaml", "cluster.student_group.workers", "change one"
+    ),
+    _field("no_workers", "cluster.student_group.workers", 0),
+    _field("workers_are_text", "cluster.student_group.workers", "1 to 4"),
+    _field("workers_are_a_list", "cluster.student_group.workers", [1, 4]),
+    _field("least_workers_0", "cluster.student_group.workers.min", 0),
+    _field("most_workers_is_float", "cluster.student_group.workers.max", 4.0),
+    _field("resized_all_the_time", "cluster.student_group.workers.resize_seconds", 0),
+    _field("unknown_range", "cluster.student_group.workers.most", 4, "check its spelling"),
     Case(
         "module_of_no_block",
         _set("student.lora.modules", ["attn.to_z"]),

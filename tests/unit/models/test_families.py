@@ -64,4 +64,4 @@ def test_the_recipe_is_on_all_linear_layers_of_the_full_size_blocks(tmp_path: Pa
     assert lora_parameters(settings) == 128 * (19 * double + 38 * single) == 687_341_568
     # The published samples a round, and no forward of more than one.
     group = recipe.cluster.student_group
-    assert recipe.distill.batch * group.workers == 8 and group.micro_batch == 1
+    assert recipe.distill.batch * group.logical_ranks == 8 and group.micro_batch == 1
