@@ -139,7 +139,8 @@ class DistillSettings(Section):
 
     ``seed`` null takes the recipe's; another one repeats the training on the same teachers and
     targets. ``warm_start``: flow matching on the targets before round 0 (its ``lora`` is the
-    student's); null, as published, starts at the bare base.
+    student's); null, as published, starts at the bare base. ``fake_schedule`` null takes
+    ``schedule``; constant lets the fake score catch up while the student's rate falls.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
@@ -152,6 +153,7 @@ class DistillSettings(Section):
     fake_learning_rate: Rate = 1e-4
     warmup: Count = 0
     schedule: Literal["constant", "cosine"] = "constant"
+    fake_schedule: Literal["constant", "cosine"] | None = None
     betas: tuple[Share, Share] = Field(default=(0.9, 0.999), strict=False)
     grad_clip: Annotated[float, Field(gt=0)] = 10.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0

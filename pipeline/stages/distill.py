@@ -50,7 +50,7 @@ def update_settings(recipe: Recipe) -> UpdateSettings:
     return UpdateSettings(
         rounds=d.rounds,
         student_rate=RateSettings(d.learning_rate, d.warmup, d.schedule),
-        fake_rate=RateSettings(d.fake_learning_rate, d.warmup, d.schedule),
+        fake_rate=RateSettings(d.fake_learning_rate, d.warmup, d.fake_schedule or d.schedule),
         betas=d.betas,
         grad_clip=d.grad_clip,
         ema=d.ema,
