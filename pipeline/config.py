@@ -162,7 +162,6 @@ class DistillSettings(Section):
     tau_max: Share = 0.75
     tau_min: Share = 0.5
     ta_fm_batch: Count = 0
-    ta_fm_max: Annotated[float, Field(gt=0, le=1)] = 1.0
     lag: Annotated[int, Field(ge=0, le=16)] = 0
     checkpoint_every: Positive = 100
     gradient_checkpointing: bool = False

@@ -22,7 +22,6 @@ from pipeline.distill.noise import generator
 from pipeline.distill.schedule import (
     shift_sigma,
     sigma_above,
-    sigma_below,
     student_sigmas,
     target_simulation_steps,
 )
@@ -55,8 +54,7 @@ class PlanSettings:
     """What the plan depends on.
 
     effect_weights: one (>= 0) an effect; samples: targets an effect; general: general rows;
-    buckets: how these fall into buckets, in the order of ``Manifest.buckets`` (empty: all in one);
-    ta_fm_max: the sigma that TA-FM's own batch stays under (1, as published: all of them).
+    buckets: how these fall into buckets, in the order of ``Manifest.buckets`` (empty: all in one).
     """
 
     seed: int
@@ -72,7 +70,6 @@ class PlanSettings:
     samples: tuple[int, ...]
     general: int
     buckets: tuple[BucketCounts, ...] = ()
-    ta_fm_max: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -222,7 +219,7 @@ def round_anchors(settings: PlanSettings, round_index: int, rank: int = 0) -> li
         rng = generator(settings.seed, "anchor", round_index, rank, index)
         effect = _pick(rng, within.effects)
         sample = int(rng.integers(within.counts.samples[effect]))
-        t = sigma_below(_open_unit(rng), settings.ta_fm_max, settings.shift)
+        t = shift_sigma(_open_unit(rng), settings.shift)
         anchors.append(AnchorSlot(effect, sample, t, bucket))
     return anchors
 

@@ -49,15 +49,6 @@ def sigma_above(u: float, tau_min: float, shift: float) -> float:
     return shift_sigma(lowest + (1 - lowest) * u, shift)
 
 
-def sigma_below(u: float, most: float, shift: float) -> float:
-    """A sigma of trajectory anchoring: shift-``shift`` uniform, held to (0, ``most``).
-
-    ``u`` in (0, 1), as in ``sigma_above``; ``most`` 1 is the unbounded draw.
-    """
-    highest = most / (shift - (shift - 1) * most)
-    return shift_sigma(highest * u, shift)
-
-
 def add_noise(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """``x_t`` from clean ``x0`` and ``noise``, both ``[B, N, C]``, at ``t`` ``[B]``."""
     t = t[:, None, None]

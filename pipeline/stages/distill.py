@@ -40,7 +40,6 @@ def plan_settings(recipe: Recipe, manifest: Manifest) -> PlanSettings:
         samples=tuple(len(e.samples) for e in manifest.effects),
         general=len(manifest.general),
         buckets=count_buckets(manifest),
-        ta_fm_max=distill.ta_fm_max,
     )
 
 
