@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,13 @@ def sleepy_loop(config: dict[str, Any]) -> None:
     def trainer(arguments: StudentArguments, workers: int = 1) -> Any:
         made = real(arguments, workers)
 
-        def update(rollout: Rollout, round_index: int, rank: int) -> dict[str, float]:
+        def update_hand(
+            rollouts: Sequence[Rollout], round_index: int, ranks: Sequence[int]
+        ) -> dict[str, float]:
             time.sleep(SECONDS)
             return {"ended": time.time()}
 
-        made.update = update  # type: ignore[method-assign,assignment]
+        made.update_hand = update_hand  # type: ignore[method-assign,assignment]
         return made
 
     student_worker.student_trainer = trainer
