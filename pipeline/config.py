@@ -89,10 +89,7 @@ class LoraSettings(Section):
 
 
 class TeachSettings(Section):
-    """How an effect LoRA is trained from its pairs by flow matching.
-
-    optimizer: ``muon`` wants rates near 0.02, ``adamw`` a tenth of that and less.
-    """
+    """How an effect LoRA is trained from its pairs by flow matching; Muon wants rates near 0.02."""
 
     lora: LoraSettings = LoraSettings()
     steps: Positive = 2000
