@@ -46,14 +46,15 @@ class Publisher:
     def progress(self, history: History) -> Callable[[dict[str, float]], None]:
         """A callback for finished rounds: progress bar with ETA, history file, tracker."""
         rounds = self.recipe.distill.rounds
-        student = self._run("student", "student", None)
+        # Opened with the first round: a finished run that is only looked at stays finished.
+        student: str | None = None
         bar: tqdm[Never] | None = None
         last = time.monotonic()
         # Not every round has a slot of every effect: what is logged is the mean since the last.
         parts: dict[str, list[float]] = {}
 
         def on_metrics(metrics: dict[str, float]) -> None:
-            nonlocal bar, last
+            nonlocal bar, last, student
             round_index = int(metrics["round"])
             if bar is None:
                 bar = tqdm(total=rounds, initial=round_index, desc="distill", unit="round")
@@ -71,6 +72,7 @@ class Publisher:
                 means = {key: sum(values) / len(values) for key, values in parts.items()}
                 parts.clear()
                 series = {f"train/{k}": v for k, v in (metrics | means).items() if k != "round"}
+                student = student or self._run("student", "student", None)
                 self._open().log_metrics(student, series, round_index)
                 history.publish()
             if round_index == rounds - 1:
@@ -95,6 +97,7 @@ class Publisher:
         hashes = [sha256_file(file) for file in (output / "report.json", lora)]
         key = content_key(hashes, self.recipe.tracking.uri)
         if mirror.fetch(seal) and seal.read_text() == key:
+            self._connect()
             return
         tracker = self._open()
         for file in files:
@@ -133,15 +136,18 @@ class Publisher:
         tracker = self._open()
         return tracker.child(self._parent, name, role, effect, self.hash)  # type: ignore[arg-type]
 
+    def _connect(self) -> Tracker:
+        """The tracker, which sends what a server that was away did not take."""
+        settings, output = self.recipe.tracking, self.places.output
+        artifacts = f"{mirror.address(output)}/mlartifacts" if mirror.address(output) else None
+        experiment = settings.experiment or self.recipe.name
+        return Tracker.open(settings.uri, experiment, output, artifacts)
+
     def _open(self) -> Tracker:
         if self._tracker is None:
-            settings = self.recipe.tracking
-            experiment = settings.experiment or self.recipe.name
-            output = self.places.output
-            if settings.uri is None:
-                mirror.fetch(output / DEFAULT_STORE)
-            artifacts = f"{mirror.address(output)}/mlartifacts" if mirror.address(output) else None
-            self._tracker = Tracker.open(settings.uri, experiment, output, artifacts)
+            if self.recipe.tracking.uri is None:
+                mirror.fetch(self.places.output / DEFAULT_STORE)
+            self._tracker = self._connect()
             parameters = self.recipe.model_dump(mode="json")
             self._parent = self._tracker.parent(self.recipe.name, self.hash, parameters)
         return self._tracker
