@@ -44,8 +44,11 @@ def write_bank(
     stay out.
 
     Raises:
-        InputError: an effect that the miniature does not have.
+        InputError: an effect that the miniature does not have, or no pairs.
     """
+    if pairs < 1:
+        remedy = "give 1 or more; 20 is the published number"
+        raise InputError([Problem("--pairs", "", pairs, "an effect needs pairs", remedy)])
     unknown = [name for name in effects if name not in KNOWN]
     if unknown:
         remedy = "take names from `collectionlora miniature effects`"

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from pipeline.bank import load_bank
 from pipeline.miniature import photographs
 from pipeline.miniature.bank import write_bank
+from pipeline.problems import InputError
 
 
 def test_validation_photographs_are_of_the_training_split_and_seen_by_nobody(
@@ -30,3 +33,10 @@ def test_textured_effects_weigh_more_and_kept_teachers_come_along(tmp_path: Path
     assert snow.weight > cyanotype.weight == 1.0
     assert snow.adapter is not None and snow.adapter.is_file()
     assert load_bank(tmp_path / "b").test[0].stem.startswith(photographs.names("test")[0])
+
+
+@pytest.mark.parametrize("pairs", [0, -1])
+def test_a_bank_without_pairs_is_refused_and_not_begun(tmp_path: Path, pairs: int) -> None:
+    with pytest.raises(InputError, match=f"--pairs.*{pairs}"):
+        write_bank(tmp_path / "b", ["snow"], pairs=pairs)
+    assert not (tmp_path / "b").exists()
