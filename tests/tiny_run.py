@@ -1,6 +1,7 @@
 """A whole run that is too small to mean anything, as files and a command."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pipeline.bank import load_bank
 from pipeline.config import Recipe, load_recipe
 from pipeline.controller import run
 from pipeline.miniature.bank import write_bank
+from pipeline.storage import sha256_file
 from tests.tiny_model import write_tiny_model
 
 EFFECTS = ["sepia", "snow"]
@@ -98,3 +100,18 @@ def pipeline(
     return subprocess.run(
         command, env=dict(environment), capture_output=True, text=True, timeout=timeout
     )
+
+
+def local_environment() -> dict[str, str]:
+    """For a run on a Ray of its own."""
+    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"OMP_NUM_THREADS": "1"}
+
+
+def undisturbed_student(inputs: Path, distill: Mapping[str, object]) -> str:
+    """The sha256 of the student of a run on a local disk that nothing happens to."""
+    changes = {"distill": dict(distill)}
+    recipe = write_recipe(inputs / "calm.yaml", inputs, str(inputs / "calm"), changes)
+    done = pipeline(local_environment(), "distill", recipe)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (student,) = (inputs / "calm" / "training").glob("*/student.safetensors")
+    return sha256_file(student)

@@ -15,16 +15,18 @@ from pipeline.places import Places
 from pipeline.stages.distill import History
 from pipeline.storage import sha256_file
 from tests.cluster.full_disk import FULL
-from tests.tiny_run import pipeline, write_inputs, write_recipe
+from tests.tiny_run import (
+    local_environment,
+    pipeline,
+    undisturbed_student,
+    write_inputs,
+    write_recipe,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROUNDS, CHECKPOINT = 30, 5
 DISTILL = {"rounds": ROUNDS, "checkpoint_every": CHECKPOINT}
 SEED = int(os.environ.get("FAULTS_SEED", time.time()))
-
-
-def environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +36,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(inputs: Path) -> str:
-    """The sha256 of the student of a run that nothing happens to."""
-    recipe = write_recipe(inputs / "calm.yaml", inputs, str(inputs / "calm"), {"distill": DISTILL})
-    done = pipeline(environment(), "distill", recipe)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (student,) = (inputs / "calm" / "training").glob("*/student.safetensors")
-    return sha256_file(student)
+    return undisturbed_student(inputs, DISTILL)
 
 
 def test_a_full_disk_is_named_within_a_minute_and_the_same_command_goes_on(
@@ -52,7 +49,10 @@ def test_a_full_disk_is_named_within_a_minute_and_the_same_command_goes_on(
     recipe = write_recipe(tmp_path / "tiny.yaml", inputs, str(output), {"distill": DISTILL})
     command = ["unshare", "-rm", sys.executable, "-m", "tests.cluster.full_disk"]
     done = subprocess.run(
-        [*command, str(recipe), str(output), "8"], env=environment(), capture_output=True, text=True
+        [*command, str(recipe), str(output), "8"],
+        env=local_environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
@@ -74,7 +74,7 @@ def test_files_that_are_damaged_between_two_attempts_are_made_again(
     places = Places(output)
     history = History(places.history)
     command = [sys.executable, "-m", "pipeline", "distill", str(recipe)]
-    run = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(command, env=local_environment(), stderr=subprocess.PIPE, text=True)
     while len(history.load()) < 2 * CHECKPOINT + 2:
         assert run.poll() is None, run.communicate()[1][-3000:]
         time.sleep(0.1)
@@ -87,7 +87,7 @@ def test_files_that_are_damaged_between_two_attempts_are_made_again(
         path = rng.choice(sorted(p for p in folder.rglob("*") if p.suffix in kinds))
         _damage(path, rng)
         print(f"seed {SEED}: damaged {path.relative_to(output)}")
-    again = pipeline(environment(), "distill", recipe)
+    again = pipeline(local_environment(), "distill", recipe)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "damaged checkpoint" in again.stdout + again.stderr
     (student,) = places.training.glob("*/student.safetensors")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -19,7 +18,13 @@ from pipeline.storage import sha256_file
 from tests.s3_proxy import s3_proxy
 from tests.s3_server import BUCKET, keys_below, put_folder, run_environment, s3_server
 from tests.services import mlflow_server
-from tests.tiny_run import pipeline, write_inputs, write_recipe
+from tests.tiny_run import (
+    local_environment,
+    pipeline,
+    undisturbed_student,
+    write_inputs,
+    write_recipe,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROUNDS = 20
@@ -31,18 +36,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-def local_environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture(scope="module")
 def undisturbed(inputs: Path) -> str:
-    """The sha256 of the student of the same recipe on a local disk."""
-    recipe = write_recipe(inputs / "calm.yaml", inputs, str(inputs / "calm"), {"distill": DISTILL})
-    done = pipeline(local_environment(), "distill", recipe)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (student,) = (inputs / "calm" / "training").glob("*/student.safetensors")
-    return sha256_file(student)
+    return undisturbed_student(inputs, DISTILL)
 
 
 def test_a_run_outlives_mlflow_and_its_records_catch_up(
