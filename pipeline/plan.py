@@ -54,7 +54,8 @@ class PlanSettings:
     """What the plan depends on.
 
     effect_weights: one (>= 0) an effect; samples: targets an effect; general: general rows;
-    buckets: how these fall into buckets, in the order of ``Manifest.buckets`` (empty: all in one).
+    buckets: how these fall into buckets, in the order of ``Manifest.buckets`` (empty: all in one);
+    score_by_step: see :class:`Slot`.
     """
 
     seed: int
@@ -70,6 +71,7 @@ class PlanSettings:
     samples: tuple[int, ...]
     general: int
     buckets: tuple[BucketCounts, ...] = ()
+    score_by_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class Slot:
     general row) among those of its bucket; step: the student step k whose prediction is x_g; t:
     where DMD_BS scores it; fake_steps, fake_ts: the step and sigma of each fake-score update, from
     the same trajectory; ts_step, ts_t: target simulation's t_gen (a step index) and t_critic.
+
+    With ``score_by_step`` t and fake_ts lie above the sigma of the step after the sample's own.
+    The sampler noises the sample to that sigma, so nothing below it reaches the picture; and an
+    early step's sample, which is still blurred, is kept out of what the fake score takes for the
+    student's distribution where detail is decided. The last step's is scored at any sigma.
     """
 
     effect: int | None
@@ -162,6 +169,7 @@ def round_slots(settings: PlanSettings, round_index: int, rank: int = 0) -> list
     if p_switch < 1 and settings.general == 0:
         raise ValueError("p_switch is below 1 but the bank has no general rows")
     allowed = target_simulation_steps(settings.student_steps, settings.shift, settings.tau_max)
+    lowest = _lowest_sigmas(settings)
     odds = _odds(settings)
     # No rank: workers whose pictures are of one size need the same time.
     bucket = _pick(
@@ -175,16 +183,18 @@ def round_slots(settings: PlanSettings, round_index: int, rank: int = 0) -> list
         if rng.random() < within.effect_stream(p_switch):
             effect = _pick(rng, within.effects)
         rows = within.counts.general if effect is None else within.counts.samples[effect]
+        sample, step = int(rng.integers(rows)), int(rng.integers(settings.student_steps))
+        t = sigma_above(_open_unit(rng), lowest[step], settings.shift)
+        fake_steps = _spread(rng, settings.student_steps, settings.fake_updates)
         slots.append(
             Slot(
                 effect=effect,
-                sample=int(rng.integers(rows)),
-                step=int(rng.integers(settings.student_steps)),
-                t=shift_sigma(_open_unit(rng), settings.shift),
-                fake_steps=_spread(rng, settings.student_steps, settings.fake_updates),
+                sample=sample,
+                step=step,
+                t=t,
+                fake_steps=fake_steps,
                 fake_ts=tuple(
-                    shift_sigma(_open_unit(rng), settings.shift)
-                    for _ in range(settings.fake_updates)
+                    sigma_above(_open_unit(rng), lowest[k], settings.shift) for k in fake_steps
                 ),
                 ts_step=int(rng.choice(allowed)) if allowed else settings.student_steps - 1,
                 ts_t=sigma_above(_open_unit(rng), settings.tau_min, settings.shift),
@@ -192,6 +202,13 @@ def round_slots(settings: PlanSettings, round_index: int, rank: int = 0) -> list
             )
         )
     return slots
+
+
+def _lowest_sigmas(settings: PlanSettings) -> list[float]:
+    """By student step, what its samples are scored above."""
+    if not settings.score_by_step:
+        return [0.0] * settings.student_steps
+    return [*student_sigmas(settings.student_steps, settings.shift)[1:], 0.0]
 
 
 def _spread(rng: np.random.Generator, steps: int, updates: int) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ def target_simulation_steps(steps: int, shift: float, tau_max: float) -> list[in
 
 
 def sigma_above(u: float, tau_min: float, shift: float) -> float:
-    """``t_critic`` of target simulation: shift-``shift`` uniform, held to (tau_min, 1).
+    """Where a sample is scored: shift-``shift`` uniform, held to (tau_min, 1).
 
     ``u`` in (0, 1) is mapped through the shift restricted to the range, so that the density
     above ``tau_min`` is that of the unbounded draw.

@@ -36,7 +36,7 @@ WeightedLoss = tuple[Tensor, float]
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """Rates, weights and bounds of the update; see ``config.DistillSettings``.
+    """Rates, weights and bounds of the update; see ``config_training.DistillSettings``.
 
     micro_batch: slots that one forward with gradients takes (None: all of a worker's).
     """

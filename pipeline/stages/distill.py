@@ -40,6 +40,7 @@ def plan_settings(recipe: Recipe, manifest: Manifest) -> PlanSettings:
         samples=tuple(len(e.samples) for e in manifest.effects),
         general=len(manifest.general),
         buckets=count_buckets(manifest),
+        score_by_step=distill.score_by_step,
     )
 
 

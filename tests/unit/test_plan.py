@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.distill.noise import generator
+from pipeline.distill.schedule import shift_sigma, student_sigmas
 from pipeline.plan import BucketCounts, PlanSettings, describe, round_anchors, round_slots
 
 PLAN = PlanSettings(
@@ -206,3 +207,22 @@ def test_buckets_leave_every_samples_share_as_it_was(p_switch: float) -> None:
         # Mean f, standard deviation sqrt(2 f) at f degrees of freedom: five of them.
         freedom = len(expected) - 1
         assert statistic < freedom + 5 * (2 * freedom) ** 0.5
+
+
+def test_a_step_is_scored_above_the_next_steps_sigma() -> None:
+    sigmas = [*student_sigmas(PLAN.student_steps, PLAN.shift), 0.0]
+    published = [s for r in range(300) for s in round_slots(PLAN, r)]
+    by_step = [s for r in range(300) for s in round_slots(replace(PLAN, score_by_step=True), r)]
+    for slot in by_step:
+        drawn = [(slot.step, slot.t), *zip(slot.fake_steps, slot.fake_ts, strict=True)]
+        assert all(sigmas[k + 1] < t < 1 for k, t in drawn)
+    # Nothing else of the plan moves, and the last step keeps its draws.
+    for a, b in zip(published, by_step, strict=True):
+        assert replace(a, t=0, fake_ts=()) == replace(b, t=0, fake_ts=())
+        assert a.t == b.t or a.step < PLAN.student_steps - 1
+    # Within its range each is the shifted uniform: half of it lies below the middle.
+    last, first = sigmas[1], PLAN.shift
+    middle = (last / (first - (first - 1) * last) + 1) / 2
+    ts = [t for s in by_step for k, t in zip(s.fake_steps, s.fake_ts, strict=True) if k == 0]
+    below = sum(t < shift_sigma(middle, PLAN.shift) for t in ts)
+    assert abs(below - len(ts) / 2) < 2 * len(ts) ** 0.5
