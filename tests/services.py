@@ -146,7 +146,8 @@ def ray_head(
 def _autoscaling(gcs: str, teachers: Mapping[str, Any]) -> dict[str, Any]:
     """A whole configuration of Ray's fake provider; the wheel lacks its example."""
     provider = {"type": "fake_multinode", "gcs_address": gcs, "disable_node_updaters": True}
-    provider |= {"disable_launch_config_check": True}
+    # All have this machine's address: by it the autoscaler would take none for one of its own.
+    provider |= {"disable_launch_config_check": True, "use_node_id_as_ip": True}
     kinds = {
         "ray.head.default": {"resources": {}, "node_config": {}, "max_workers": 0},
         "teacher": {
