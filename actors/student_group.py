@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.policy_board import PolicyBoard
 from actors.run_place import RunPlace
 from actors.session import say_why_it_failed
+from actors.store_probe import store_probed
 from actors.stream_tick import hand_on_at_once
 from actors.student_worker import StudentArguments, train_loop
 from actors.teacher_pool import TeacherActor, TeacherPoolArguments
@@ -141,7 +142,7 @@ def run_student_group(
         datasets={"train": lambda: rollout_stream(teachers, pool, place, rounds, ranks)},
         dataset_config=DealtInTurn(),
     )
-    with watched(board, on_metrics, on_preview):
+    with store_probed(place.storage), watched(board, on_metrics, on_preview):
         trainer.fit()
     checkpoint = place.best_checkpoint() if keep_best else place.latest_checkpoint()
     assert checkpoint is not None, "the last round always reports a checkpoint"

@@ -66,16 +66,19 @@ def safe_key(key: str) -> bool:
 @cache
 def client() -> Any:
     """This process's S3 client. Dead stores are given up after about half a minute."""
+    return _client(int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)), 10, 60)
+
+
+def _client(tries: int, connect_timeout: float, read_timeout: float) -> Any:
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
-    tries = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
     config = Config(
         # "standard" waits a random part of 1, 2, 4, ... up to 20 s.
         retries={"mode": "standard", "total_max_attempts": tries},
-        connect_timeout=10,
-        read_timeout=60,
+        connect_timeout=connect_timeout,
+        read_timeout=read_timeout,
     )
     try:
         return boto3.session.Session().client("s3", config=config)
@@ -252,6 +255,25 @@ def _refusal(response: dict[str, Any]) -> tuple[str, str]:
 def _endpoint() -> str:
     parts = urlsplit(client().meta.endpoint_url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def trouble(bucket: str, key: str) -> str | None:
+    """What the store says at this moment if it is not well: one try, a few seconds.
+
+    A refusal is an answer: who may write need not be allowed to ask.
+    """
+    from botocore.exceptions import ClientError
+
+    try:
+        with s3_errors(bucket, key):
+            try:
+                _client(1, 5, 5).head_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                    raise
+    except StorageError as error:
+        return str(error)
+    return None
 
 
 def _head(bucket: str, key: str) -> dict[str, Any] | None:
