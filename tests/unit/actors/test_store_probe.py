@@ -42,6 +42,12 @@ def test_a_dead_store_is_named_and_so_is_its_return(
             object_store.client.cache_clear()
 
 
-def test_a_local_disk_is_not_asked(tmp_path: Path) -> None:
-    with store_probed(tmp_path, pytest.fail, every=0.01):
+def test_a_local_disk_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(object_store, "trouble", lambda *place: asked.append(place))
+    with store_probed(tmp_path, every=0.01):
         time.sleep(0.1)
+    assert asked == []
+    with store_probed(local_path(f"s3://{BUCKET}/run"), every=0.01):
+        time.sleep(0.1)
+    assert asked[0] == (BUCKET, "run")
