@@ -228,6 +228,12 @@ def recipe_hash(recipe: Recipe) -> str:
     places["prompts"] = {"endpoint", "pairs", "language"}
     content = recipe.model_dump(mode="json", exclude=places, exclude_defaults=True)
     content["defaults"] = DEFAULTS
+    # The recipe's own seed, named once more: a bench says which seed, a run need not.
+    distill = content.pop("distill", {})
+    if distill.get("seed") == recipe.seed:
+        del distill["seed"]
+    if distill:
+        content["distill"] = distill
     # The start is content, not a place: `run_key_of` has its weights.
     grow = content.pop("grow", {})
     if grow.pop("start_from", None) is not None:

@@ -127,6 +127,8 @@ def test_hash_is_over_what_decides_the_weights(tmp_path: Path) -> None:
     assert recipe_hash(elsewhere) == base
     assert recipe_hash(load_recipe(path, ("seed=1",))) != base
     assert recipe_hash(load_recipe(path, ("distill.ema=0.9",))) != base
+    assert recipe_hash(load_recipe(path, ("distill.seed=0",))) == base, "the recipe's own seed"
+    assert recipe_hash(load_recipe(path, ("distill.seed=1",))) != base
 
 
 def test_custom_resources_are_named_amounts(tmp_path: Path) -> None:
