@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from pipeline.evaluation.smoothing import running_mean
+
 Points = Sequence[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 320, 170
@@ -70,13 +72,9 @@ def thinned(points: Points) -> list[tuple[float, float]]:
 
 
 def smoothed(points: Points) -> list[tuple[float, float]]:
-    """A running mean over a tenth of the points, each from those up to it."""
-    width = max(1, len(points) // 10)
-    means = []
-    for i, (x, _) in enumerate(points):
-        some = [y for _, y in points[max(0, i + 1 - width) : i + 1]]
-        means.append((x, sum(some) / len(some)))
-    return means
+    """Their running mean over a tenth of the points."""
+    means = running_mean([y for _, y in points], 10)
+    return [(x, mean) for (x, _), mean in zip(points, means, strict=True)]
 
 
 def _number(value: float) -> str:

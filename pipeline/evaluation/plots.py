@@ -13,6 +13,8 @@ from matplotlib.font_manager import FontProperties, findfont
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.evaluation.smoothing import running_mean
+
 Picture = NDArray[np.floating[Any]]
 
 _INK = "#222222"
@@ -115,15 +117,6 @@ def bleed_matrix(
     figure.savefig(Path(path), dpi=110)
 
 
-def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred running mean over about a twentieth of the series; shorter at its ends."""
-    half = max(1, len(values) // 40)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return np.asarray((sums[high] - sums[low]) / (high - low))
-
-
 def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of ``count`` small panels, three a row at most, the lowest of each column labelled.
 
@@ -160,7 +153,7 @@ def loss_curves(history: Mapping[str, Sequence[float]], path: Path | str) -> Non
             axes.text(0.5, 0.5, "no finite values", ha="center", transform=axes.transAxes)
             continue
         axes.plot(steps, values, color=_RAW, linewidth=0.8)
-        axes.plot(steps, _smoothed(values), color=_SMOOTH, linewidth=1.4)
+        axes.plot(steps, running_mean(values.tolist(), 20), color=_SMOOTH, linewidth=1.4)
         if values.min() > 0 and values.max() > 10 * values.min():
             axes.set_yscale("log")
     figure.savefig(Path(path), dpi=110)

@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from pipeline.evaluation.plots import panels
+from pipeline.evaluation.smoothing import running_mean
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -69,12 +70,14 @@ def _panel(axes: Axes, lines: Mapping[str, Line], bold: str | None, mean: bool) 
         steps, values = lines[name]
         colour = _PALE if bold else colours(i / max(1, len(others) - 1) * 0.9)
         label = name if len(others) <= _NAMED_UP_TO and not bold else None
-        axes.plot(steps, _smooth(values) if mean else values, color=colour, lw=1.2, label=label)
+        axes.plot(
+            steps, running_mean(values, 20) if mean else values, color=colour, lw=1.2, label=label
+        )
     if bold is not None and bold in lines:
         steps, values = lines[bold]
         if mean:
             axes.plot(steps, values, color=_PALE, lw=0.6)
-        axes.plot(steps, _smooth(values) if mean else values, color=_BOLD, lw=1.8)
+        axes.plot(steps, running_mean(values, 20) if mean else values, color=_BOLD, lw=1.8)
         if bold == "validation/score" and values:
             best = min(range(len(values)), key=values.__getitem__)
             axes.plot(steps[best], values[best], "o", color="#d1622b", ms=6, label="best")
@@ -83,13 +86,3 @@ def _panel(axes: Axes, lines: Mapping[str, Line], bold: str | None, mean: bool) 
     every = [value for _, values in lines.values() for value in values]
     if every and min(every) > 0 and max(every) > 10 * min(every):
         axes.set_yscale("log")
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    """A running mean over about a twentieth, each point from those up to it."""
-    width = max(1, len(values) // 20)
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
-    starts = (max(0, i + 1 - width) for i in range(len(values)))
-    return [(sums[i + 1] - sums[s]) / (i + 1 - s) for i, s in enumerate(starts)]

@@ -127,9 +127,10 @@ def trained_contenders(work: Bench, recipe: Recipe, bank: Bank, prepared: Prepar
     folder, draws = folder_of(work), recipe.evaluate.draws
     names = [e.name for e in prepared.manifest.effects]
     seed = recipe.distill.seed or 0
-    # The acceleration LoRA knows no effect, so it is the same for every collection.
+    # The acceleration LoRA knows no effect, so it is one and the same for every collection.
     general = Manifest((), prepared.manifest.general)
-    fast = vary(recipe, recipe.bench.acceleration_set | {"distill.p_switch": 0.0})
+    alone = {"distill.p_switch": 0.0, "distill.seed": seed}
+    fast = vary(work.recipe, work.recipe.bench.acceleration_set | alone)
     acceleration = work.train(f"acceleration-seed{seed}", fast, bank, general)
     (joint,) = _joint(work, recipe, prepared, [seed])
     both = everyone(names, stacked([joint, acceleration], folder))
