@@ -25,6 +25,7 @@ METRICS: dict[str, tuple[str, int, bool]] = {
     "generality": ("generality, dB ↑", 2, True),
 }
 RESAMPLES = 4000
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def table(cells: Sequence[Cell], costs: dict[str, dict[str, float]], student: st
                 continue
             digits = METRICS[metric][1]
             against = None if method == student else paired(cells, student, method, metric)
-            mark = "*" if against is not None and against.p < 0.05 else ""
+            mark = "*" if against is not None and against.p < SIGNIFICANT else ""
             row.append(
                 f"{found.mean:.{digits}f}{mark} [{found.lo:.{digits}f}, {found.hi:.{digits}f}]"
             )
@@ -205,9 +206,17 @@ def _paired_rows(cells: Sequence[Cell], student: str, other: str) -> list[list[s
             continue
         d = found.difference
         interval = f"{d.mean:+.{digits}f} [{d.lo:+.{digits}f}, {d.hi:+.{digits}f}]"
-        verdict = ("better" if found.better else "worse") if found.p < 0.05 else "no difference"
-        rows.append([heading, interval, f"{found.p:.4f}", verdict])
+        rows.append([heading, interval, f"{found.p:.4f}", _verdict(found)])
     return rows
+
+
+def _verdict(found: Paired) -> str:
+    """In a word; of few effects the sign-flip test has no p below 2 / 2**n, however they differ."""
+    if found.p < SIGNIFICANT:
+        return "better" if found.better else "worse"
+    if 2 / 2**found.effects >= SIGNIFICANT:
+        return f"untold: {found.effects} effects are too few"
+    return "not shown to differ"
 
 
 def to_json(cells: Sequence[Cell]) -> list[dict[str, Any]]:

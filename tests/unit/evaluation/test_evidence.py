@@ -96,6 +96,16 @@ def test_tables_name_every_method_and_mark_differences() -> None:
     assert "| base" in paired_table(some, "student") and "better" in paired_table(some, "student")
 
 
+def test_five_effects_cannot_tell_and_the_table_says_so() -> None:
+    level = np.array([[20.0, 21, 22, 23, 24, 25]])
+    five = cells("student", level[:, :5] + 9) + cells("base", level[:, :5])
+    assert "untold: 5 effects are too few" in paired_table(five, "student")
+    six = cells("student", level + 9) + cells("base", level)
+    assert "| better" in paired_table(six, "student")
+    same = cells("student", level[:, ::-1]) + cells("base", level)
+    assert "not shown to differ" in paired_table(same, "student")
+
+
 def test_cells_survive_json() -> None:
     some = cells("m", np.array([[1.5, 2.25]]))
     assert from_json(to_json(some)) == some
