@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from pipeline.evaluation.evidence import METRICS, Cell, Interval, summarise
 from pipeline.storage import write_atomic
@@ -75,23 +76,24 @@ def curves_figure(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Pat
     figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     variants = list(dict.fromkeys(run.split(", seed")[0] for run in curves))
+    drawn: dict[str, Line2D] = {}
     for axis, name in zip(axes, names, strict=True):
-        seen: set[str] = set()
         for run, points in curves.items():
             variant = run.split(", seed")[0]
             colour = _LINES[variants.index(variant) % len(_LINES)]
             shown = [(p["round"], p[name]) for p in points if name in p]
             # A switched-off loss is a flat zero: no curve.
             if any(value for _, value in shown):
-                label = None if variant in seen else variant
-                axis.plot(*np.array(shown).T, color=colour, lw=1.1, alpha=0.8, label=label)
-                seen.add(variant)
+                (drawn[variant],) = axis.plot(*np.array(shown).T, color=colour, lw=1.1, alpha=0.8)
         axis.set_title(CURVES[name], fontsize=9, color=_INK)
         axis.set_xlabel("round", fontsize=8)
         axis.set_yscale("log")
         axis.grid(color="#e3e6ea")
-        axis.tick_params(labelsize=8)
-    axes[0].legend(fontsize=7, frameon=False)
+        axis.tick_params(which="both", labelsize=8)
+    # No panel has all: a loss that is switched off has no line.
+    named = [v for v in variants if v in drawn]
+    lines = [drawn[v] for v in named]
+    figure.legend(lines, named, loc="outside right upper", fontsize=7, frameon=False)
     return _save(figure, path)
 
 
