@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "bench pipeline/recipes/bench.yaml --report main",
     )
     _add_recipe(bench)
-    bench.add_argument("--report", action="append", choices=REPORTS, help="one of them, may be given again; else all")
+    bench.add_argument("--report", action="append", choices=REPORTS, help="one or more; else all")
     bench.add_argument("--quick", action="store_true", help="minutes, to try it; means nothing")
     bench.add_argument("--redraw", action="store_true", help="tables and figures from their JSON")
     bench.set_defaults(command=_bench)
