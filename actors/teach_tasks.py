@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 import torch
 
 from pipeline.config import LoraSettings
 from pipeline.distill.batches import conditions_of
-from pipeline.distill.teach import TEACHER, Pairs, TeachPlan, teach
+from pipeline.distill.start import start_weights
+from pipeline.distill.teach import START, TEACHER, Pairs, TeachPlan, teach
 from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
-from pipeline.models.lora_formats import LoraModule, write_lora
+from pipeline.models.lora_formats import LoraModule, read_lora, write_lora
 from pipeline.models.quantization import Quantize
 from pipeline.storage import seal
 from pipeline.tensor_store import TensorStore
@@ -21,11 +23,16 @@ from pipeline.types import Bucket, Sample
 
 @dataclass(frozen=True)
 class TeachJob:
-    """One effect to teach: its encoded pairs (condition, target key) and where to write."""
+    """One effect to teach: its encoded pairs (condition, target key) and where to write.
+
+    start: a LoRA file of the same shape to begin with; known: pairs that it is to keep.
+    """
 
     effect: str
     pairs: tuple[tuple[Sample, str], ...]
     out: str
+    start: str | None = None
+    known: tuple[tuple[Sample, str], ...] = ()
 
 
 @ray.remote  # type: ignore[untyped-decorator]
@@ -45,17 +52,20 @@ def teach_effect(
     editor = load_editor(model, ["transformer"], device, getattr(torch, dtype), quantize)
     adapters = Adapters(editor.transformer)
     adapters.add(TEACHER, lora.rank, lora.alpha, lora.modules, seed=plan.seed)
+    if job.start is not None:
+        adapters.add(START, lora.rank, lora.alpha, lora.modules, seed=0, masters=False)
+        weights = start_weights(read_lora(Path(job.start)).modules, lora.alpha / lora.rank)
+        for name in (TEACHER, START):
+            adapters.replace(name, weights)
     store = TensorStore([local_path(s) for s in stores])
-    by_bucket: dict[Bucket, list[tuple[Sample, str]]] = {}
-    for sample, target in job.pairs:
-        by_bucket.setdefault(sample.shapes, []).append((sample, target))
     recent: list[float] = []
     weights = teach(
         editor,
         adapters,
-        [_pairs(pairs, store) for pairs in by_bucket.values()],
+        _by_bucket(job.pairs, store),
         plan,
         on_step=lambda step, loss: recent.append(loss),
+        known=_by_bucket(job.known, store),
     )
     half = torch.float16 if dtype == "float32" else torch.bfloat16
     modules = {
@@ -69,6 +79,13 @@ def teach_effect(
     write_lora(out, modules, {"effect": job.effect})
     seal(out)
     return job.effect, sum(recent[-50:]) / len(recent[-50:])
+
+
+def _by_bucket(pairs: Sequence[tuple[Sample, str]], store: TensorStore) -> list[Pairs]:
+    by_bucket: dict[Bucket, list[tuple[Sample, str]]] = {}
+    for sample, target in pairs:
+        by_bucket.setdefault(sample.shapes, []).append((sample, target))
+    return [_pairs(alike, store) for alike in by_bucket.values()]
 
 
 def _pairs(pairs: Sequence[tuple[Sample, str]], store: TensorStore) -> Pairs:

@@ -113,9 +113,12 @@ class GrowSettings(Section):
 
     start_from: an export's folder, or a LoRA file of the student's shape; new_effects: those that
     it does not know yet (null: those that the export's ``effects.json`` lacks); new_share: the
-    share of the effect stream that goes to them, while the others are rehearsed.
+    share of the effect stream that goes to them, while the others are rehearsed; warm_start: flow
+    matching on the new effects' targets before round 0, while the student is held to what it was
+    on the old ones' (null, as published: none; its ``lora`` is the student's).
     """
 
     start_from: PathText | None = None
     new_effects: tuple[Name, ...] | None = Field(default=None, min_length=1, strict=False)
     new_share: Share = 0.5
+    warm_start: TeachSettings | None = None

@@ -37,6 +37,7 @@ from pipeline.stages.evidence.work import (
     Bench,
     Evidence,
     folder_of,
+    named,
     part_of,
     plain,
     score,
@@ -157,7 +158,7 @@ def ablation_report(work: Bench) -> None:
     rows = ablation_rows(settings.ablation)
     bank = part_of(work.bank, settings.ablation_effects)
     evidence = Evidence("ablation", [], {}, {})
-    common = settings.ablation_set | {"effects": [e.name for e in bank.effects]}
+    common = settings.ablation_set | named(bank, work.bank)
     for seed in settings.seeds:
         for name, switches in rows.items():
             recipe = vary(work.recipe, common | switches | {"distill.seed": seed})
@@ -196,8 +197,7 @@ def scale_report(work: Bench) -> None:
     evidence = Evidence("scale", [], {}, {})
     for count in settings.scale:
         bank = part_of(work.bank, count)
-        names = [e.name for e in bank.effects]
-        changes = settings.scale_set | {"effects": names, "distill.seed": settings.seeds[0]}
+        changes = settings.scale_set | named(bank, work.bank) | {"distill.seed": settings.seeds[0]}
         recipe = vary(work.recipe, changes)
         prepared = work.prepared(recipe, bank, f"scale-{count}")
         lora = work.train(f"scale-{count}", recipe, bank, prepared.manifest)

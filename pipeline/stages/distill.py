@@ -70,7 +70,7 @@ def arguments_of(
 ) -> "tuple[StudentArguments, TeacherPoolArguments]":
     """Both halves' arguments: plain data, the same for Ray and for the reference loop.
 
-    warm: a warm start's LoRA file; a recipe that grows a finished student starts from that one.
+    warm: a warm start's LoRA file; without one a recipe that grows starts from its student.
     """
     from actors.session import NAMESPACE, device_of
     from actors.student_watch import WatchArguments
@@ -80,7 +80,7 @@ def arguments_of(
     plan, lora = plan_settings(recipe, manifest), recipe.student.lora
     pool, group = recipe.cluster.teacher_pool, recipe.cluster.student_group
     start = start_of(recipe)
-    lora_file = start.lora if start else warm
+    lora_file = warm or (start.lora if start else None)
     folders, board = tuple(str(s.resolve()) for s in stores), f"policies-{run_key}"
     student = StudentArguments(
         model=absolute(recipe.model.path),

@@ -40,12 +40,17 @@ def untaught(
 
 @dataclass(frozen=True)
 class Lesson:
-    """A LoRA to train: pairs of (condition, target key), where to write it, its own seed."""
+    """A LoRA to train: pairs of (condition, target key), where to write it, its own seed.
+
+    start: a LoRA file to begin with; known: pairs that it has learned and is to keep.
+    """
 
     name: str
     pairs: tuple[tuple[Sample, str], ...]
     out: Path
     seed: int
+    start: Path | None = None
+    known: tuple[tuple[Sample, str], ...] = ()
 
 
 def teach_all(
@@ -92,7 +97,13 @@ def learn(
         )
         pending.append(
             task.remote(
-                TeachJob(lesson.name, lesson.pairs, str(lesson.out)),
+                TeachJob(
+                    lesson.name,
+                    lesson.pairs,
+                    str(lesson.out),
+                    None if lesson.start is None else str(lesson.start.resolve()),
+                    lesson.known,
+                ),
                 recipe.model.path,
                 device_of(recipe.model, pool.num_gpus),
                 recipe.model.dtype,

@@ -4,6 +4,8 @@ The coarse half of coarse-to-fine, done where it is cheap: plain regression on w
 made of every source, under the student's prompts, with no rollout and no fake score. Student and
 fake score both start from it: the fake score then knows the student from round 0. Off in the
 published recipe, which has trajectory anchoring (TA-FM) within the rounds only.
+
+A student that grows learns its new effects so, and keeps the old ones.
 """
 
 from dataclasses import replace
@@ -11,42 +13,59 @@ from pathlib import Path
 
 from pipeline.config import Recipe
 from pipeline.models.fingerprint import fingerprint
+from pipeline.models.lora_formats import content_hash
+from pipeline.stages.grow import new_effects, start_of
 from pipeline.stages.teach import Lesson, learn, seed_of
 from pipeline.storage import content_key, is_whole
-from pipeline.types import Manifest, Sample
+from pipeline.types import EffectEntry, Manifest, Sample
+
+Pairs = tuple[tuple[Sample, str], ...]
 
 
 def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Path]) -> Path | None:
     """The LoRA that student and fake score start from; None where the recipe has no warm start.
 
-    Cached under all that it depends on. A collection without effects has nothing to learn, and a
-    student that grows has its start.
+    Cached under all that it depends on. A collection without (new) effects has nothing to learn.
     """
-    settings = recipe.distill.warm_start
-    pairs = tuple(
-        (_as_student(sample), sample.target)
-        for effect in manifest.effects
-        for sample in effect.samples
-        if sample.target is not None
-    )
-    if settings is None or not pairs or recipe.grow.start_from is not None:
+    start = start_of(recipe)
+    settings = recipe.grow.warm_start if start else recipe.distill.warm_start
+    names = [e.name for e in manifest.effects]
+    new = new_effects(recipe, names) if start else set(names)
+    pairs = _pairs([e for e in manifest.effects if e.name in new])
+    if settings is None or not pairs:
         return None
+    known = _pairs([e for e in manifest.effects if e.name not in new])
     lora = recipe.student.lora
     seed = recipe.seed if recipe.distill.seed is None else recipe.distill.seed
     key = content_key(
         "warm start",
         fingerprint(recipe.model.path, "transformer"),
-        [[list(s.sources), s.student_prompt, target] for s, target in pairs],
+        _content(pairs),
         settings.model_dump(mode="json", exclude={"lora"}),
         lora.model_dump(mode="json"),
         recipe.model.precision,
         seed,
+        *([content_hash(start.lora), _content(known)] if start else []),
     )
     path = folder / f"warm-start-{key}.safetensors"
     if not is_whole(path):
-        lesson = Lesson("warm start", pairs, path, seed_of(seed, "warm start"))
+        begun = start.lora if start else None
+        lesson = Lesson("warm start", pairs, path, seed_of(seed, "warm start"), begun, known)
         learn(recipe, settings.model_copy(update={"lora": lora}), [lesson], stores)
     return path
+
+
+def _pairs(effects: list[EffectEntry]) -> Pairs:
+    return tuple(
+        (_as_student(sample), sample.target)
+        for effect in effects
+        for sample in effect.samples
+        if sample.target is not None
+    )
+
+
+def _content(pairs: Pairs) -> list[object]:
+    return [[list(sample.sources), sample.student_prompt, target] for sample, target in pairs]
 
 
 def _as_student(sample: Sample) -> Sample:

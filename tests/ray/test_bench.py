@@ -88,12 +88,14 @@ def check_growth(report: dict) -> None:
 def check_composition(report: dict) -> None:
     assert {c["method"] for c in report["cells"]} == {
         "student",
+        "student in turn",
         "stacked teachers",
         "sequential teachers",
     }
     assert all(", then " in c["effect"] for c in report["cells"])
     costs = report["costs"]
     assert costs["sequential teachers"]["nfe"] == 2 * costs["stacked teachers"]["nfe"]
+    assert costs["student in turn"]["nfe"] == 2 * costs["student"]["nfe"]
 
 
 def check_prompts(report: dict) -> None:

@@ -1,12 +1,13 @@
 """Composition without training: "A, then B" named in one prompt, or two LoRAs at once.
 
-Students are asked with one prompt that names both effects, teachers with both LoRAs active under
-their joined prompts ("stacked") or one after the other ("sequential", two whole passes: the most
-that teachers can do, and what the others are measured by beside the truth).
+Students are asked with one prompt that names both effects, or in turn, the second effect on their
+own picture of the first; teachers with both LoRAs active under their joined prompts ("stacked") or
+one after the other ("sequential", two whole passes: the most that teachers can do, and what the
+others are measured by beside the truth).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ from pipeline.tensor_store import TensorStore, stored_keys
 if TYPE_CHECKING:
     from actors.composition_tasks import CompositionJob
 
-STACKED, SEQUENTIAL = "stacked teachers", "sequential teachers"
+IN_TURN, STACKED, SEQUENTIAL = "student in turn", "stacked teachers", "sequential teachers"
 
 
 def composition_report(work: Bench) -> None:
@@ -65,7 +66,7 @@ def composition_report(work: Bench) -> None:
         raise InputError([Problem(str(bank.folder), "effects", None, what, remedy)])
     prepared = work.prepared(recipe, bank, "main")
     desk = _Desk(work, recipe, pairs, prepared)
-    held = [("student", STACKED), ("student", SEQUENTIAL)]
+    held = [(mine, theirs) for mine in ("student", IN_TURN) for theirs in (STACKED, SEQUENTIAL)]
     evidence = Evidence("composition", [], {}, {}, pairs=held)
     evidence.extra = {"pairs": [asdict(pair) for pair in pairs]}
     for rows in (desk.stacked(), desk.sequential()):
@@ -74,6 +75,7 @@ def composition_report(work: Bench) -> None:
         seeded = vary(recipe, {"distill.seed": seed})
         lora = work.train(f"student-seed{seed}", seeded, bank, prepared.manifest)
         _add(evidence, desk, desk.student(lora), seed)
+        _add(evidence, desk, desk.student_in_turn(lora), seed)
 
 
 def _add(evidence: Evidence, desk: "_Desk", rows: list[EvalRow], seed: int | None) -> None:
@@ -102,9 +104,13 @@ class _Desk:
 
     def student(self, lora: Path) -> list[EvalRow]:
         """One LoRA, one prompt, the student's few steps."""
-        method = standard_methods(self.recipe, self.prepared.manifest, adapter_file(lora))[2]
-        method = replace(method, adapters=everyone(self.names, lora), draws=1)
-        return self._made(method, self._rows(method), [lora])
+        method = replace(self._student(lora), adapters=everyone(self.names, lora))
+        return self._at_once(method, [lora])
+
+    def student_in_turn(self, lora: Path) -> list[EvalRow]:
+        """One LoRA, the second effect on its own picture of the first: twice the few steps."""
+        adapters = dict.fromkeys(self.adapters, adapter_file(lora))
+        return self._one_by_one(self._student(lora), IN_TURN, adapters, [lora])
 
     def stacked(self) -> list[EvalRow]:
         """Both LoRAs active at once, both prompts in one."""
@@ -113,30 +119,44 @@ class _Desk:
             pair.name: stacked([self.adapters[pair.first], self.adapters[pair.second]], folder)
             for pair in self.pairs
         }
-        method = replace(
-            self._teacher(), name=STACKED, adapters={n: adapter_file(f) for n, f in files.items()}
-        )
-        return self._made(method, self._rows(method), self._used())
+        adapters = {name: adapter_file(file) for name, file in files.items()}
+        method = replace(self._teacher(), name=STACKED, adapters=adapters)
+        return self._at_once(method, self._used())
 
     def sequential(self) -> list[EvalRow]:
         """The second teacher on the first one's picture."""
-        teacher = self._teacher()
+        adapters = {effect: adapter_file(path) for effect, path in self.adapters.items()}
+        return self._one_by_one(self._teacher(), SEQUENTIAL, adapters, self._used())
+
+    def _at_once(self, method: Method, files: Sequence[Path]) -> list[EvalRow]:
+        """A picture a pair, under the prompt that names both effects."""
+        model = model_key(self.recipe)
+        rows = eval_rows([method], self.names, self.asked, self.recipe.seed, model)
+        self.costs[method.name] = self._made(method, rows, files)
+        return rows
+
+    def _one_by_one(
+        self,
+        method: Method,
+        name: str,
+        adapters: Mapping[str, tuple[str, str]],
+        files: Sequence[Path],
+    ) -> list[EvalRow]:
+        """The second effect on the method's own picture of the first."""
+        model, seed = model_key(self.recipe), self.recipe.seed
         firsts = list(dict.fromkeys(pair.first for pair in self.pairs))
-        rows = eval_rows([teacher], firsts, self.test, self.recipe.seed, model_key(self.recipe))
-        self._made(teacher, rows, [])
-        once = self.costs.pop(teacher.name)
+        rows = eval_rows([method], firsts, self.test, seed, model)
+        once = self._made(method, rows, [])
         between = self._between(rows)
         made: list[EvalRow] = []
-        method = replace(teacher, name=SEQUENTIAL)
+        again = replace(method, name=name)
         for pair in self.pairs:
-            adapters = {pair.name: adapter_file(self.adapters[pair.second])}
-            one = replace(method, adapters=adapters)
-            model = model_key(self.recipe)
-            made += eval_rows([one], [pair.name], between[pair.name], self.recipe.seed, model)
-        self._made(method, made, self._used())
-        cost = self.costs[SEQUENTIAL]
-        for name in ("nfe", "ms_per_image"):
-            cost[name] += once[name]
+            one = replace(again, adapters={pair.name: adapters[pair.second]})
+            made += eval_rows([one], [pair.name], between[pair.name], seed, model)
+        cost = self._made(again, made, files)
+        for counted in ("nfe", "ms_per_image"):
+            cost[counted] += once[counted]
+        self.costs[name] = cost
         return made
 
     def judged(self, rows: Sequence[EvalRow]) -> list[ImageScore]:
@@ -191,6 +211,10 @@ class _Desk:
                 mine = [asdict(s) for s in scores if s.photograph == job.photograph]
                 write_atomic(path, json.dumps(mine).encode())
 
+    def _student(self, lora: Path) -> Method:
+        student = standard_methods(self.recipe, self.prepared.manifest, adapter_file(lora))[2]
+        return replace(student, draws=1)
+
     def _teacher(self) -> Method:
         teacher = standard_methods(self.recipe, self.prepared.manifest, ("", ""))[1]
         return replace(teacher, draws=1)
@@ -200,12 +224,8 @@ class _Desk:
         effects = dict.fromkeys(e for pair in self.pairs for e in (pair.first, pair.second))
         return [self.adapters[effect] for effect in effects]
 
-    def _rows(self, method: Method) -> list[EvalRow]:
-        model = model_key(self.recipe)
-        return eval_rows([method], self.names, self.asked, self.recipe.seed, model)
-
-    def _made(self, method: Method, rows: list[EvalRow], files: Sequence[Path]) -> list[EvalRow]:
-        """Make the pictures of rows that are missing, and note what the method costs."""
+    def _made(self, method: Method, rows: list[EvalRow], files: Sequence[Path]) -> dict[str, float]:
+        """Make the pictures of rows that are missing; returns what the method costs."""
         pictures, scores = self.places.evaluation / "pictures", self.places.evaluation / "scores"
         stored = stored_keys(pictures)
         unsampled = [row for row in rows if row["key"] not in stored]
@@ -214,8 +234,7 @@ class _Desk:
         plan = EvaluationPlan(rows, [], {}, pictures, scores, unsampled, [])
         cost = evaluate(self.recipe, plan, self.places.stores).costs[method.name]
         size = float(sum(path.stat().st_size for path in files))
-        self.costs[method.name] = vars(cost) | {"bytes": size}
-        return rows
+        return vars(cost) | {"bytes": size}
 
     def _ask(self) -> list[TestSource]:
         """The photographs with "A, then B" for prompts, encoded."""
@@ -236,7 +255,7 @@ class _Desk:
         return asked
 
     def _between(self, rows: Sequence[EvalRow]) -> dict[str, list[TestSource]]:
-        """By pair, the first teacher's pictures as photographs to edit again, encoded."""
+        """By pair, the pictures of its first effect as photographs to edit again, encoded."""
         folder = self.places.evaluation / "between"
         store = TensorStore([self.places.evaluation / "pictures"])
         keys = {(r["effect"], r["photograph"]): r["key"] for r in rows}
@@ -249,8 +268,8 @@ class _Desk:
                 if not mirror.fetch(path):
                     picture = to_image(np.asarray(store.get(key).numpy()))
                     write_atomic(path, picture.save)
-                prompt = self.words[pair.second].teacher
-                bare = encodings.sample((path,), prompt, prompt)
+                words = self.words[pair.second]
+                bare = encodings.sample((path,), words.student, words.teacher)
                 found.setdefault(pair.name, []).append(
                     replace(
                         source,
@@ -258,7 +277,7 @@ class _Desk:
                         source=bare.sources[0],
                         null_prompt=bare.null_prompt,
                         teacher_prompts={pair.name: bare.teacher_prompt},
-                        student_prompts={},
+                        student_prompts={pair.name: bare.student_prompt},
                         shapes=bare.shapes,
                     )
                 )

@@ -15,7 +15,15 @@ from pipeline.controller import Prepared
 from pipeline.evaluation.orthogonality import cosines
 from pipeline.evaluation.report import bleed
 from pipeline.places import Places
-from pipeline.stages.evidence.work import Bench, Evidence, part_of, plain, score, student_method
+from pipeline.stages.evidence.work import (
+    Bench,
+    Evidence,
+    named,
+    part_of,
+    plain,
+    score,
+    student_method,
+)
 from pipeline.stages.evidence.work import thin as thinned
 from pipeline.stages.wording import directions
 
@@ -32,7 +40,7 @@ def prompts_report(work: Bench) -> None:
     settings = work.recipe.bench
     bank = part_of(work.bank, settings.ablation_effects)
     names = [effect.name for effect in bank.effects]
-    common = settings.ablation_set | {"effects": names}
+    common = settings.ablation_set | named(bank, work.bank)
     pairs = [(RANDOM, NONE), (ORTHOGONAL, NONE), (ORTHOGONAL, RANDOM)]
     evidence = Evidence("prompts", [], {}, {}, pairs=pairs)
     matrices: dict[str, list[Any]] = {}

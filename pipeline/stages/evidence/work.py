@@ -173,6 +173,12 @@ def part_of(bank: Bank, count: int) -> Bank:
     )
 
 
+def named(part: Bank, whole: Bank) -> dict[str, Any]:
+    """The recipe's changes for a part of its bank: none for all of it, which is trained once."""
+    names = [effect.name for effect in part.effects]
+    return {} if len(names) == len(whole.effects) else {"effects": names}
+
+
 def score(
     work: Bench,
     evidence: Evidence,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.distill.teach import TEACHER, Optimizer, Pairs, TeachPlan, teach
+from pipeline.distill.teach import START, TEACHER, Optimizer, Pairs, TeachPlan, teach
 from pipeline.models.adapters import Adapters
 from pipeline.models.editor import Conditions, batch_conditions
 from pipeline.models.geometry import TokenShape
@@ -63,3 +63,39 @@ def test_muon_evens_the_directions_of_a_step_and_adamw_its_numbers(optimizer: Op
     assert len(steps) > 4
     # Five Newton-Schulz steps leave singular values between 0.7 and 1.2, about.
     assert directions < 2.2 and numbers > 0.3 if optimizer == "muon" else numbers < 0.05
+
+
+def test_what_is_known_already_is_kept_while_more_is_learned() -> None:
+    shape = (1, 2, 2)
+    new, old = pairs(2, shape, 1), pairs(2, shape, 50)
+    plan = replace(PLAN, steps=120, learning_rate=3e-3)
+
+    def grown(known: list[Pairs]) -> tuple[float, float]:
+        """How far the new pairs' and the old pairs' velocities move from the start's."""
+        editor = tiny_editor()
+        adapters = Adapters(editor.transformer)
+        for name in (TEACHER, START):
+            adapters.add(name, 4, 4.0, MODULES, seed=0)
+        weights = {k: seeded(tuple(w.shape), i) for i, (k, w) in enumerate(_start(adapters))}
+        for name in (TEACHER, START):
+            adapters.replace(name, weights)
+        adapters.replace(TEACHER, teach(editor, adapters, [new], plan, known=known))
+        assert all(torch.equal(w, weights[k]) for k, w in adapters.state(START).items())
+
+        def moved(of: Pairs) -> float:
+            t = torch.full((2,), 0.5)
+            with torch.no_grad(), adapters.use(TEACHER):
+                after = editor.velocity(of.targets, t, of.conditions)
+            with torch.no_grad(), adapters.use(START):
+                return float(
+                    (after - editor.velocity(of.targets, t, of.conditions)).square().mean()
+                )
+
+        return moved(new), moved(old)
+
+    (_, old_alone), (new_both, old_both) = grown([]), grown([old])
+    assert old_both < 0.2 * old_alone and new_both > 1.5 * old_both
+
+
+def _start(adapters: Adapters) -> list[tuple[str, Tensor]]:
+    return sorted(adapters.state(START).items())

@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.config import load_recipe, vary
+from pipeline.models.lora_formats import LoraModule, write_lora
 from pipeline.stages import warm_start as stage
 from pipeline.stages.teach import Lesson
 from pipeline.stages.warm_start import warm_start
 from pipeline.types import EffectEntry, Manifest, Sample
+from tests.tiny_model import WIDTH, write_tiny_model
 
+LAYERS = [f"transformer_blocks.{i}.attn.to_q" for i in range(4)]
 SHAPES = ((1, 4, 4), (1, 4, 4))
 
 
@@ -82,3 +86,27 @@ def test_made_once_and_again_when_anything_differs(tmp_path: Path, lessons: list
         )
     }
     assert len(paths) == 5 == len(lessons)
+
+
+def test_a_student_that_grows_learns_the_new_effects_and_keeps_the_old(
+    tmp_path: Path, lessons: list[Lesson]
+) -> None:
+    own = {"student.lora": {"rank": 2, "alpha": 2.0, "modules": ["attn.to_q"]}}
+    start = tmp_path / "start.safetensors"
+    one = LoraModule(torch.ones(2, WIDTH), torch.ones(WIDTH, 2))
+    write_lora(start, dict.fromkeys(LAYERS, one), {})
+    write_tiny_model(tmp_path / "model")
+    grows = {"grow.start_from": str(start), "grow.new_effects": ["rain"]}
+    recipe = vary(WARM, own | grows | {"model.path": str(tmp_path / "model")})
+    both = manifest("snow", "rain")
+    assert warm_start(recipe, both, tmp_path, []) is None, "as published: none"
+    recipe = vary(recipe, {"grow.warm_start": {"steps": 5}})
+    path = warm_start(recipe, both, tmp_path, [])
+    (lesson,) = lessons
+    assert path == lesson.out and lesson.start == start
+    assert [s.student_prompt for s, _ in lesson.pairs] == ["rain-student"]
+    assert [s.student_prompt for s, _ in lesson.known] == ["snow-student"]
+    assert warm_start(recipe, both, tmp_path, []) == path and len(lessons) == 1
+    other = LoraModule(torch.zeros(2, WIDTH), torch.ones(WIDTH, 2))
+    write_lora(start, dict.fromkeys(LAYERS, other), {})
+    assert warm_start(recipe, both, tmp_path, []) != path, "another start"
