@@ -4,8 +4,8 @@ Measured on general edits whose truth is known, on the held-out photographs. Onl
 one set of weights can be asked: a bank of adapters would need a router's opinion first.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,42 +18,55 @@ from pipeline.evaluation.metrics import fidelity_db
 from pipeline.miniature.edits import GENERAL_EDITS, apply_edit
 from pipeline.places import Places
 from pipeline.stages.encode import Encodings, encode, missing
-from pipeline.stages.evaluate import EvaluationPlan, evaluate, model_key
+from pipeline.stages.evaluate import model_key
 from pipeline.tensor_store import TensorStore, stored_keys
 
 # Their outcome is a matter of chance: no one truth to be near to.
 BY_CHANCE = {"noise", "dots", "lines"}
 
 
-def general_cells(
+@dataclass(frozen=True)
+class GeneralEdits:
+    """What is asked: edits by instruction, the photographs with them for prompts, the pictures."""
+
+    edits: Mapping[str, str]
+    asked: Sequence[TestSource]
+    rows: list[EvalRow]
+
+
+def ask_general(
     recipe: Recipe,
     bank: Bank,
     test: Sequence[TestSource],
     methods: Sequence[Method],
     places: Places,
     ray: Callable[[], None],
-) -> list[Cell]:
-    """A cell a method and general edit, with ``generality`` in dB; none where truth is unknown."""
+) -> GeneralEdits:
+    """General edits for those methods that can be asked; none where truth is unknown."""
     edits = known_edits(bank, recipe.bench.general_edits)
     single = [m for m in methods if len(set(m.adapters.values())) <= 1]
     if recipe.evaluate.truth != "miniature" or not edits or not single:
-        return []
+        return GeneralEdits({}, [], [])
     asked = _ask(recipe, test, list(edits), places, ray)
-    rows = eval_rows(
-        [_for_any(m, list(edits)) for m in single],
-        list(edits),
-        asked,
-        recipe.seed,
-        model_key(recipe),
-    )
-    pictures = places.evaluation / "pictures"
-    stored = stored_keys(pictures)
-    unsampled = [row for row in rows if row["key"] not in stored]
-    if unsampled:
-        ray()
-    plan = EvaluationPlan(rows, [], {}, pictures, places.evaluation / "scores", unsampled, [])
-    evaluate(recipe, plan, places.stores)
-    return _cells(rows, edits, asked, TensorStore([pictures]))
+    any_of = [_for_any(m, list(edits)) for m in single]
+    rows = eval_rows(any_of, list(edits), asked, recipe.seed, model_key(recipe))
+    return GeneralEdits(edits, asked, rows)
+
+
+def general_cells(general: GeneralEdits, pictures: Path) -> list[Cell]:
+    """A cell a method and general edit, with ``generality`` in dB."""
+    store = TensorStore([pictures])
+    paths = {source.photograph: Path(source.path) for source in general.asked}
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in general.rows:
+        picture = np.asarray(store.get(row["key"]).numpy())
+        source = open_source(paths[row["photograph"]], *picture.shape[:2])
+        truth = apply_edit(general.edits[row["effect"]], source, np.random.default_rng(0))
+        found.setdefault((row["method"], row["effect"]), []).append(fidelity_db(picture, truth))
+    return [
+        Cell(method, None, f"general: {text}", {"generality": float(np.mean(values))})
+        for (method, text), values in found.items()
+    ]
 
 
 def known_edits(bank: Bank, count: int) -> dict[str, str]:
@@ -95,22 +108,3 @@ def _ask(
         ray()
         encode(recipe, todo, places.encodings)
     return asked
-
-
-def _cells(
-    rows: Sequence[EvalRow],
-    edits: dict[str, str],
-    test: Sequence[TestSource],
-    store: TensorStore,
-) -> list[Cell]:
-    paths = {source.photograph: Path(source.path) for source in test}
-    found: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        picture = np.asarray(store.get(row["key"]).numpy())
-        source = open_source(paths[row["photograph"]], *picture.shape[:2])
-        truth = apply_edit(edits[row["effect"]], source, np.random.default_rng(0))
-        found.setdefault((row["method"], row["effect"]), []).append(fidelity_db(picture, truth))
-    return [
-        Cell(method, None, f"general: {text}", {"generality": float(np.mean(values))})
-        for (method, text), values in found.items()
-    ]

@@ -47,7 +47,12 @@ def test_a_quick_bench_of_every_report_and_again_from_its_caches(
     methods = {c["method"] for c in reports["generality"]["cells"]}
     both = {f"{m}, {kind}" for m in ("teacher", "student") for kind in ("unseen", "trained on")}
     assert methods == {"base", "student"} | both
-    assert {c["method"] for c in reports["ablation"]["cells"]} == {"base", "teacher", "PDSR", "all"}
+    assert {c["method"] for c in reports["ablation"]["cells"]} == {
+        "base",
+        "teacher",
+        "all - AOP",
+        "all",
+    }
     check_published(tmp_path / "out", reports)
 
     index = (folder / "README.md").read_text()

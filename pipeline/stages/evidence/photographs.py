@@ -25,15 +25,12 @@ def generality_report(work: Bench) -> None:
     pairs = [(f"{m}, {UNSEEN}", f"{m}, {TRAINED}") for m in ("student", "teacher")]
     evidence = Evidence("generality", [], {}, {}, pairs=[("student", "base"), *pairs])
     base, teacher, _ = standard_methods(recipe, prepared.manifest, ("", ""))
-    held_out = prepared.collection.test
-    evidence.cells += work.general(recipe, bank, held_out, [base], None)
-    _both(work, evidence, recipe, tests, teacher, None)
+    _both(work, evidence, recipe, tests, teacher, base, None)
     for seed in recipe.bench.seeds:
         seeded = vary(recipe, {"distill.seed": seed})
         lora = work.train(f"student-seed{seed}", seeded, bank, prepared.manifest)
         student = standard_methods(recipe, prepared.manifest, adapter_file(lora))[2]
-        evidence.cells += work.general(recipe, bank, held_out, [student], seed)
-        _both(work, evidence, recipe, tests, student, seed)
+        _both(work, evidence, recipe, tests, student, student, seed)
 
 
 def trained_photographs(recipe: Recipe, bank: Bank) -> tuple[Path, ...]:
@@ -63,10 +60,16 @@ def _both(
     recipe: Recipe,
     tests: Mapping[str, tuple[Bank, Sequence[TestSource]]],
     method: Method,
+    general: Method,
     seed: int | None,
 ) -> None:
+    """A method on photographs of either kind, and one (the same or another) on general edits."""
+    bank, held_out = tests[UNSEEN]
+    asked = work.asked(recipe, bank, held_out, [general])
     for kind, (bank, test) in tests.items():
-        cells, costs = work.effects(recipe, bank, test, [method], seed)
+        cells, costs = work.effects(recipe, bank, test, [method], seed, asked.rows)
         evidence.cells += [replace(c, method=f"{c.method}, {kind}") for c in cells]
         evidence.costs |= {f"{name}, {kind}": cost for name, cost in costs.items()}
+        if kind == UNSEEN:
+            evidence.cells += work.answered(asked, seed)
         evidence.write(work)

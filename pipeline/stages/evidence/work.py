@@ -12,17 +12,24 @@ from pipeline import mirror
 from pipeline.bank import Bank, Effect
 from pipeline.config import Recipe, vary
 from pipeline.controller import Prepared, distilled, prepare
-from pipeline.evaluation.effectbench import Method, TestSource, adapter_file, standard_methods
+from pipeline.evaluation.effectbench import (
+    EvalRow,
+    Method,
+    TestSource,
+    adapter_file,
+    standard_methods,
+)
 from pipeline.evaluation.evidence import Cell, cells_of, to_json
 from pipeline.evaluation.report import environment
 from pipeline.places import Places
 from pipeline.stages.distill import History
 from pipeline.stages.evaluate import Evaluation, evaluate, plan_evaluation
 from pipeline.stages.evidence_report import write_evidence
-from pipeline.stages.generality import general_cells
+from pipeline.stages.generality import GeneralEdits, ask_general, general_cells
 from pipeline.stages.publish import Publisher
 from pipeline.stages.student import run_key_of
 from pipeline.storage import content_key, write_atomic
+from pipeline.tensor_store import stored_keys
 from pipeline.types import Manifest
 
 
@@ -76,11 +83,22 @@ class Bench:
         return json.loads(path.read_bytes())
 
     def evaluated(
-        self, recipe: Recipe, bank: Bank, test: Sequence[TestSource], methods: Sequence[Method]
+        self,
+        recipe: Recipe,
+        bank: Bank,
+        test: Sequence[TestSource],
+        methods: Sequence[Method],
+        also: Sequence[EvalRow] = (),
     ) -> Evaluation:
-        """Every output's scores on every effect of a bank, and what a method costs."""
+        """Every output's scores on every effect of a bank, and what a method costs.
+
+        also: further pictures to make meanwhile, by the same actors.
+        """
         places = Places(self.root)
         plan = plan_evaluation(recipe, bank, test, methods, places.evaluation)
+        stored = stored_keys(plan.pictures)
+        unmade = [row for row in also if row["key"] not in stored]
+        plan = replace(plan, unsampled=[*plan.unsampled, *unmade])
         if plan.unsampled or plan.unjudged:
             self.ray()
         return evaluate(recipe, plan, places.stores)
@@ -93,9 +111,22 @@ class Bench:
         methods: Sequence[Method],
         seed: int | None,
     ) -> tuple[list[Cell], dict[str, dict[str, float]]]:
-        """Cells of the methods on every effect and on general edits, and what they cost."""
-        cells, costs = self.effects(recipe, bank, test, methods, seed)
-        return cells + self.general(recipe, bank, test, methods, seed), costs
+        """Cells of the methods on every effect and, for those that are one set of weights, on
+        general edits; and what they cost."""
+        general = self.asked(recipe, bank, test, methods)
+        cells, costs = self.effects(recipe, bank, test, methods, seed, general.rows)
+        return cells + self.answered(general, seed), costs
+
+    def asked(
+        self, recipe: Recipe, bank: Bank, test: Sequence[TestSource], methods: Sequence[Method]
+    ) -> GeneralEdits:
+        """General edits to ask of those methods that are one set of weights."""
+        return ask_general(recipe, bank, test, methods, Places(self.root), self.ray)
+
+    def answered(self, general: GeneralEdits, seed: int | None) -> list[Cell]:
+        """Cells of general edits whose pictures are made."""
+        cells = general_cells(general, Places(self.root).evaluation / "pictures")
+        return [replace(cell, seed=seed) for cell in cells]
 
     def effects(
         self,
@@ -104,26 +135,15 @@ class Bench:
         test: Sequence[TestSource],
         methods: Sequence[Method],
         seed: int | None,
+        also: Sequence[EvalRow] = (),
     ) -> tuple[list[Cell], dict[str, dict[str, float]]]:
         """Cells of the methods on every effect, and what they cost."""
-        found = self.evaluated(recipe, bank, test, methods)
+        found = self.evaluated(recipe, bank, test, methods, also)
         costs = {name: vars(cost) | {"bytes": 0.0} for name, cost in found.costs.items()}
         for method in methods:
             files = {path for path, _ in method.adapters.values()}
             costs[method.name]["bytes"] = float(sum(Path(f).stat().st_size for f in files))
         return cells_of(found.scores, seed), costs
-
-    def general(
-        self,
-        recipe: Recipe,
-        bank: Bank,
-        test: Sequence[TestSource],
-        methods: Sequence[Method],
-        seed: int | None,
-    ) -> list[Cell]:
-        """Cells of those methods that are one set of weights, on general edits."""
-        cells = general_cells(recipe, bank, test, methods, Places(self.root), self.ray)
-        return [replace(cell, seed=seed) for cell in cells]
 
 
 @dataclass
