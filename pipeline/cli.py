@@ -227,6 +227,11 @@ def _add_miniature(
         action="store_true",
         help="hold out training photographs in place of the test ones, to choose a recipe on",
     )
+    bank.add_argument(
+        "--alike",
+        action="store_true",
+        help="teacher prompts that differ in a number alone; the kept teachers stay out",
+    )
     bank.add_argument("--pairs", type=int, default=20, help="of each effect (default: %(default)s)")
     bank.set_defaults(command=_bank)
     effects = _command(actions, "effects", "list the effects", "miniature effects")
@@ -344,6 +349,7 @@ def _bank(arguments: argparse.Namespace) -> None:
         pairs=arguments.pairs,
         kept_teachers=kept,
         validation=arguments.validation,
+        alike=arguments.alike,
     )
     print(arguments.folder / "bank.yaml")
 

@@ -35,13 +35,15 @@ def write_bank(
     seed: int = 0,
     kept_teachers: bool = True,
     validation: bool = False,
+    alike: bool = False,
 ) -> None:
     """Draw pairs, general rows, source photographs and held-out ones; write bank.yaml.
 
     ``kept_teachers`` brings the adapters that are kept in the repository, where there are any;
     without, the ``teach`` stage trains them. ``validation`` holds out photographs of the training
     split instead of the test ones, to choose a recipe on; kept teachers, which have seen them,
-    stay out.
+    stay out. ``alike`` gives teachers prompts that differ in a number alone, as of LoRAs that all
+    came from one template; kept teachers, which know other words, stay out.
 
     Raises:
         InputError: an effect that the miniature does not have, or no pairs.
@@ -58,11 +60,11 @@ def write_bank(
     with atomic_folder(folder) as new:
         entries: list[dict[str, object]] = []
         rows: list[dict[str, str]] = []
-        for name in effects:
+        for number, name in enumerate(effects, start=1):
             spec = KNOWN[name]
             entry: dict[str, object] = {
                 "name": name,
-                "prompt": spec.prompt,
+                "prompt": f"apply effect {number:02} to the photo" if alike else spec.prompt,
                 "category": spec.family,
                 "description": spec.description,
             }
@@ -70,7 +72,7 @@ def write_bank(
                 # An outcome by chance takes more samples to learn than a function of the picture.
                 entry["weight"] = 1.5
             kept = KEPT_TEACHERS / f"{name}.safetensors"
-            if kept_teachers and not validation and kept.exists():
+            if kept_teachers and not (validation or alike) and kept.exists():
                 (new / "adapters").mkdir(exist_ok=True)
                 shutil.copy(kept, new / "adapters" / kept.name)
                 entry["adapter"] = f"adapters/{kept.name}"

@@ -35,6 +35,14 @@ def test_textured_effects_weigh_more_and_kept_teachers_come_along(tmp_path: Path
     assert load_bank(tmp_path / "b").test[0].stem.startswith(photographs.names("test")[0])
 
 
+def test_alike_prompts_differ_in_a_number_alone(tmp_path: Path) -> None:
+    names = ["snow", "cyanotype"]
+    write_bank(tmp_path / "b", names, pairs=1, general=1, sources=1, test=1, alike=True)
+    effects = load_bank(tmp_path / "b").effects
+    assert [e.prompt for e in effects] == [f"apply effect 0{i} to the photo" for i in (1, 2)]
+    assert all(e.adapter is None and e.description for e in effects)
+
+
 @pytest.mark.parametrize("pairs", [0, -1])
 def test_a_bank_without_pairs_is_refused_and_not_begun(tmp_path: Path, pairs: int) -> None:
     with pytest.raises(InputError, match=f"--pairs.*{pairs}"):
