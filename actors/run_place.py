@@ -14,8 +14,7 @@ from typing import Any
 import ray
 
 from pipeline import mirror, object_store
-from pipeline.distill.checkpoint import STATE_FILE
-from pipeline.distill.watch import SCORE
+from pipeline.distill.names import SCORE, STATE_FILE
 from pipeline.storage import folder_is_whole, write_atomic
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"

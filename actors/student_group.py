@@ -19,16 +19,16 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.arguments import StudentArguments, TeacherPoolArguments
 from actors.policy_board import PolicyBoard
 from actors.run_place import RunPlace
 from actors.session import say_why_it_failed
 from actors.store_probe import store_probed
 from actors.stream_tick import hand_on_at_once
-from actors.student_worker import StudentArguments, train_loop
-from actors.teacher_pool import TeacherActor, TeacherPoolArguments
+from actors.teacher_pool import TeacherActor
 from actors.watchdog import OnMetrics, OnPreview, watched
 from pipeline.config import ElasticWorkers, PoolSettings, StudentGroupSettings
-from pipeline.distill.watch import SCORE
+from pipeline.distill.names import SCORE
 
 
 def rollout_stream(
@@ -147,3 +147,11 @@ def run_student_group(
     checkpoint = place.best_checkpoint() if keep_best else place.latest_checkpoint()
     assert checkpoint is not None, "the last round always reports a checkpoint"
     return checkpoint
+
+
+def train_loop(config: dict[str, StudentArguments]) -> None:
+    """A worker's part of the training."""
+    # Here, and not above: Ray's own processes read this module, and train nothing.
+    from actors.student_worker import train
+
+    train(config["arguments"])

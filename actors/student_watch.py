@@ -1,7 +1,6 @@
 """Rank 0's looks at its own student: scores for the checkpoint, pictures for the tracker."""
 
 import io
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,18 +15,6 @@ from pipeline.types import Sample
 
 Picture = NDArray[np.float32]
 _LONG_SIDE = 192
-
-
-@dataclass(frozen=True)
-class WatchArguments:
-    """When to look, and how many rows a preview has; ``every`` 0: never."""
-
-    every: int = 0
-    pictures: int = 0
-
-    def due(self, done: int) -> bool:
-        """Whether to look once ``done`` rounds are done; with every checkpoint one looks too."""
-        return self.every > 0 and done % self.every == 0
 
 
 class StudentWatch:

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +18,22 @@ import torch.distributed
 from torch import Tensor
 
 from actors.announcer import Announcer, gpu_memory
-from actors.student_watch import StudentWatch, WatchArguments
+from actors.arguments import StudentArguments
+from actors.student_watch import StudentWatch
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.distill.dealing import Dealing
+from pipeline.distill.names import SCORE
 from pipeline.distill.start import begin_with
-from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
-from pipeline.distill.watch import SCORE
+from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
 from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
 from pipeline.models.loading import BaseRows
 from pipeline.models.local import local_model
-from pipeline.models.quantization import Quantize
 from pipeline.models.sharding import shard_transformer
-from pipeline.plan import PlanSettings
 from pipeline.problems import disk_errors
 from pipeline.tensor_store import TensorStore
 from pipeline.types import Manifest, Rollout
-
-
-@dataclass(frozen=True)
-class StudentArguments:
-    """What a student worker is built from: plain data.
-
-    ``logical_ranks``: of a round, whatever the number of workers; ``rank`` is the adapters'.
-    """
-
-    model: str
-    device: str
-    dtype: str
-    threads: int
-    gradient_checkpointing: bool
-    rank: int
-    alpha: float
-    modules: tuple[str, ...]
-    start: str | None
-    start_fake: str | None
-    stores: tuple[str, ...]
-    manifest: dict[str, Any]
-    plan: PlanSettings
-    settings: UpdateSettings
-    lag: int
-    checkpoint_every: int
-    recipe_hash: str
-    board: str
-    namespace: str
-    quantize: Quantize | None = None
-    shard: bool = False
-    watch: WatchArguments = field(default_factory=WatchArguments)
-    logical_ranks: int = 1
 
 
 def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTrainer:
@@ -116,9 +83,8 @@ def student_watch(arguments: StudentArguments, trainer: StudentTrainer) -> Stude
     return StudentWatch(trainer, arguments.model, arguments.dtype, arguments.watch.pictures)
 
 
-def train_loop(config: dict[str, Any]) -> None:
+def train(arguments: StudentArguments) -> None:
     """``TorchTrainer``'s loop: consume rollouts, update, publish, record, checkpoint."""
-    arguments: StudentArguments = config["arguments"]
     context = ray.train.get_context()
     if context.get_world_rank() > 0:
         _train(arguments, None)

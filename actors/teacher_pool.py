@@ -1,7 +1,7 @@
 """The teacher pool: Ray Data actors that roll the student out and score it by its teachers."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -9,63 +9,18 @@ import ray.exceptions
 import torch
 
 from actors.announcer import first_word, gpu_memory
+from actors.arguments import TeacherPoolArguments
 from actors.health import Doing
-from pipeline.distill.rollout import STUDENT, RolloutWorker
-from pipeline.mirror import local_path
-from pipeline.models.adapters import Adapters, TeacherCache
-from pipeline.models.families import load_editor
-from pipeline.models.quantization import Quantize
-from pipeline.plan import PlanSettings
-from pipeline.tensor_store import TensorStore
-from pipeline.types import Manifest, Rollout
-
-
-@dataclass(frozen=True)
-class TeacherPoolArguments:
-    """What a rollout actor is built from: plain data, a few kilobytes."""
-
-    model: str
-    device: str
-    dtype: str
-    threads: int
-    rank: int
-    alpha: float
-    modules: tuple[str, ...]
-    adapters_resident: int
-    stores: tuple[str, ...]
-    manifest: dict[str, Any]
-    plan: PlanSettings
-    guidance: float
-    lag: int
-    board: str
-    namespace: str
-    quantize: Quantize | None = None
-
-
-def rollout_worker(arguments: TeacherPoolArguments) -> RolloutWorker:
-    """Build the rollout half in this process."""
-    torch.set_num_threads(arguments.threads)
-    dtype = getattr(torch, arguments.dtype)
-    quantize, device = arguments.quantize, arguments.device
-    editor = load_editor(arguments.model, ["transformer"], device, dtype, quantize)
-    adapters = Adapters(editor.transformer)
-    lora = arguments.rank, arguments.alpha, arguments.modules
-    adapters.add(STUDENT, *lora, seed=0, masters=False)
-    return RolloutWorker(
-        editor=editor,
-        adapters=adapters,
-        teachers=TeacherCache(adapters, arguments.adapters_resident),
-        store=TensorStore([local_path(folder) for folder in arguments.stores]),
-        manifest=Manifest.from_dict(arguments.manifest),
-        plan=arguments.plan,
-        guidance=arguments.guidance,
-    )
+from pipeline.types import Rollout
 
 
 class TeacherActor:
     """``map_batches`` class: one row ``{round, rank}`` in, one block of rollout rows out."""
 
     def __init__(self, arguments: TeacherPoolArguments) -> None:
+        # Here, and not above: Ray's own processes read this module for the class alone.
+        from actors.rollout_worker import rollout_worker
+
         self.arguments = arguments
         self.board = ray.get_actor(arguments.board, namespace=arguments.namespace)
         self.word = first_word()

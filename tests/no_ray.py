@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 from actors import pool, session, student_group
+from actors.arguments import StudentArguments, TeacherPoolArguments
+from actors.rollout_worker import rollout_worker
 from actors.student_group import RunPlace
-from actors.student_worker import StudentArguments, student_trainer, student_watch
-from actors.teacher_pool import TeacherPoolArguments, rollout_worker
+from actors.student_worker import student_trainer, student_watch
 from pipeline.distill.checkpoint import Progress, save_checkpoint
-from pipeline.distill.watch import SCORE, best_of
+from pipeline.distill.names import SCORE
+from pipeline.distill.watch import best_of
 
 
 @contextmanager

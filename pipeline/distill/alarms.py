@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from pipeline.distill.watch import SCORE, best_of
+from pipeline.distill.names import SCORE
+from pipeline.distill.watch import best_of
 
 _OUTSIDE = 0.03
 _CONTRAST = (0.5, 1.6)

@@ -14,12 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.distill.names import STATE_FILE
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
 from pipeline.models.sharding import own_part, whole
 from pipeline.problems import InputError, Problem
 from pipeline.storage import atomic_folder, folder_is_whole
-
-STATE_FILE = "state.json"
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from pipeline.distill.block import Anchors, Block
 from pipeline.distill.counting import ForwardCounter
 from pipeline.distill.dealing import Dealing
 from pipeline.distill.losses import dmd_gradient, dmd_loss, flow_matching_loss
-from pipeline.distill.rates import RateSettings, rate_at
+from pipeline.distill.rates import rate_at
 from pipeline.distill.schedule import add_noise, as_sigma, predict_x0, student_sigmas
 from pipeline.distill.signals import by_sigma, by_stream
+from pipeline.distill.update_settings import UpdateSettings
 from pipeline.models.adapters import Adapters
 from pipeline.models.editor import Conditions, Editor, concatenate
 from pipeline.models.sharding import whole
@@ -32,25 +33,6 @@ STUDENT, FAKE = "student", "fake"
 AllReduce = Callable[[Sequence[Tensor]], None]
 # Of a part of a block, and the block's weight in the step.
 WeightedLoss = tuple[Tensor, float]
-
-
-@dataclass(frozen=True)
-class UpdateSettings:
-    """Rates, weights and bounds of the update; see ``config_training.DistillSettings``.
-
-    micro_batch: slots that one forward with gradients takes (None: all of a worker's).
-    """
-
-    rounds: int
-    student_rate: RateSettings
-    fake_rate: RateSettings
-    betas: tuple[float, float]
-    grad_clip: float
-    ema: float
-    weight_bs: float
-    weight_ts: float
-    weight_ta: float
-    micro_batch: int | None = None
 
 
 @dataclass

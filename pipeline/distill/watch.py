@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from pipeline.distill.batches import conditions_of, targets_of
+from pipeline.distill.names import SCORE
 from pipeline.distill.noise import gaussian_batch
 from pipeline.distill.sampler import sample_student
 from pipeline.distill.signals import TeacherRange
 from pipeline.distill.update import STUDENT, StudentTrainer
 from pipeline.types import Manifest, Sample
 
-SCORE = "validation/score"
 # Two samples a pair: the fewest that show a distribution's spread.
 DRAWS = 2
 _RANGE_TARGETS = 256

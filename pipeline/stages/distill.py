@@ -11,7 +11,7 @@ import numpy as np
 from pipeline import mirror
 from pipeline.config import Recipe
 from pipeline.distill.rates import RateSettings
-from pipeline.distill.update import UpdateSettings
+from pipeline.distill.update_settings import UpdateSettings
 from pipeline.models.local import absolute
 from pipeline.plan import PlanSettings, count_buckets
 from pipeline.problems import disk_errors
@@ -19,8 +19,7 @@ from pipeline.stages.grow import effect_weights, start_of
 from pipeline.types import Manifest
 
 if TYPE_CHECKING:
-    from actors.student_worker import StudentArguments
-    from actors.teacher_pool import TeacherPoolArguments
+    from actors.arguments import StudentArguments, TeacherPoolArguments
 
 
 def plan_settings(recipe: Recipe, manifest: Manifest) -> PlanSettings:
@@ -72,10 +71,8 @@ def arguments_of(
 
     warm: a warm start's LoRA file; without one a recipe that grows starts from its student.
     """
+    from actors.arguments import StudentArguments, TeacherPoolArguments, WatchArguments
     from actors.session import NAMESPACE, device_of
-    from actors.student_watch import WatchArguments
-    from actors.student_worker import StudentArguments
-    from actors.teacher_pool import TeacherPoolArguments
 
     plan, lora = plan_settings(recipe, manifest), recipe.student.lora
     pool, group = recipe.cluster.teacher_pool, recipe.cluster.student_group

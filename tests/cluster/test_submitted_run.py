@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from actors.rollout_worker import rollout_worker
 from actors.student_worker import student_trainer
-from actors.teacher_pool import rollout_worker
 from pipeline import tracking
 from pipeline.bank import load_bank
 from pipeline.config import load_recipe

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from actors.rollout_worker import rollout_worker
 from actors.session import ray_session
 from actors.student_worker import student_trainer
-from actors.teacher_pool import rollout_worker
 from pipeline.bank import load_bank
 from pipeline.config import Recipe
 from pipeline.controller import run

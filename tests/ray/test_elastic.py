@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.rollout_worker import rollout_worker
 from actors.student_worker import student_trainer
-from actors.teacher_pool import rollout_worker
 from pipeline.distill.single_process import distill_in_one_process
 from pipeline.stages.distill import History, arguments_of
 from pipeline.stages.student import student_weights

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from ray.data import Dataset
 
-from actors import student_group, student_worker, teacher_pool
+from actors import rollout_worker, student_group, student_worker
+from actors.arguments import StudentArguments, TeacherPoolArguments
 from actors.run_place import RunPlace
 from actors.student_group import rollout_stream
-from actors.student_worker import StudentArguments
-from actors.teacher_pool import TeacherActor, TeacherPoolArguments
+from actors.teacher_pool import TeacherActor
 from pipeline.config import PoolSettings, StudentGroupSettings
 from pipeline.stages.distill import arguments_of
 from pipeline.types import Rollout
@@ -53,7 +53,7 @@ class SleepyWorker:
 
 class SleepyTeacher(TeacherActor):
     def __init__(self, arguments: TeacherPoolArguments) -> None:
-        teacher_pool.rollout_worker = lambda arguments: SleepyWorker()  # type: ignore[assignment,return-value]
+        rollout_worker.rollout_worker = lambda arguments: SleepyWorker()  # type: ignore[assignment,return-value]
         super().__init__(arguments)
 
 
@@ -79,7 +79,7 @@ def sleepy_loop(config: dict[str, Any]) -> None:
         return made
 
     student_worker.student_trainer = trainer
-    student_worker.train_loop(config)
+    student_worker.train(config["arguments"])
 
 
 @pytest.fixture(scope="module")

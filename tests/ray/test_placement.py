@@ -8,9 +8,9 @@ import pytest
 import ray
 
 from actors import session, student_group
+from actors.arguments import WatchArguments
 from actors.pool import through_pool
 from actors.run_place import RunPlace
-from actors.student_watch import WatchArguments
 from pipeline.config import ClusterSettings, PoolSettings, StudentGroupSettings
 
 

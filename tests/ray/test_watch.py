@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from actors.arguments import WatchArguments
 from actors.run_place import RunPlace
 from actors.session import ray_session
 from actors.student_group import run_student_group
-from actors.student_watch import WatchArguments
 from pipeline.bank import load_bank
 from pipeline.config import load_recipe
 from pipeline.controller import prepare
 from pipeline.distill.alarms import Alarms
 from pipeline.distill.checkpoint import STATE_FILE
-from pipeline.distill.watch import SCORE, best_of
+from pipeline.distill.names import SCORE
+from pipeline.distill.watch import best_of
 from pipeline.places import Places
 from pipeline.stages.distill import arguments_of
 from tests.tiny_run import write_inputs, write_recipe

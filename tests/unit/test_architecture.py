@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,12 @@ def test_actors_know_no_stages(module: str) -> None:
     for name in IMPORTS[module]:
         if within(name, "pipeline") and name != "pipeline":
             assert name.split(".")[1] in FOR_ACTORS, f"{module} imports {name}"
+
+
+def test_what_rays_own_processes_read_takes_no_model_to_import() -> None:
+    code = "import sys, actors.student_group; print(*{'peft', 'diffusers'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (found.stdout.strip(), found.returncode) == ("", 0), found.stderr
 
 
 def test_no_file_asks_to_be_two() -> None:

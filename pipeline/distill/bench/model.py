@@ -11,7 +11,7 @@ from diffusers import QwenImageTransformer2DModel
 from torch import Tensor, nn
 
 from pipeline.distill.rates import RateSettings
-from pipeline.distill.update import UpdateSettings
+from pipeline.distill.update_settings import UpdateSettings
 from pipeline.models.editor import Conditions
 from pipeline.models.lora_formats import LoraModule, content_hash, linear_shapes, write_lora
 from pipeline.models.qwen_image_edit import QwenImageEditor

@@ -14,7 +14,8 @@ from torch import Tensor
 from pipeline.distill.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.distill.dealing import Dealing
 from pipeline.distill.rollout import RolloutWorker
-from pipeline.distill.update import StudentTrainer, UpdateSettings
+from pipeline.distill.update import StudentTrainer
+from pipeline.distill.update_settings import UpdateSettings
 from pipeline.plan import PlanSettings
 from tests.unit.distill.halves import HASH, PLAN, Collection
 

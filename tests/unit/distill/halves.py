@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pipeline.distill.rates import RateSettings
 from pipeline.distill.rollout import RolloutWorker
-from pipeline.distill.update import FAKE, STUDENT, StudentTrainer, UpdateSettings
+from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
+from pipeline.distill.update_settings import UpdateSettings
 from pipeline.models.adapters import Adapters, TeacherCache
 from pipeline.models.editor import Conditions
 from pipeline.plan import AnchorSlot, PlanSettings, Slot, count_buckets

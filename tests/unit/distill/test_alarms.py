@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.distill.alarms import Alarms
-from pipeline.distill.watch import SCORE, best_of
+from pipeline.distill.names import SCORE
+from pipeline.distill.watch import best_of
 
 FINE = {"loss_fake": 0.1, "range/outside": 0.001, "validation/contrast": 1.0}
 

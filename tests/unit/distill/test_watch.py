@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from pipeline.distill.alarms import Alarm, Alarms
+from pipeline.distill.names import SCORE
 from pipeline.distill.rates import RateSettings
 from pipeline.distill.signals import TeacherRange, by_sigma, by_stream
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
-from pipeline.distill.watch import SCORE, Watch, best_of, energy_score, held_back_pairs
+from pipeline.distill.watch import Watch, best_of, energy_score, held_back_pairs
 from tests.unit.distill.halves import PLAN, SETTINGS, Collection, go_on
 from tests.unit.tiny import seeded
 
