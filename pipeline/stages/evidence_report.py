@@ -16,7 +16,7 @@ TITLES = {
     "ablation": "What each idea is worth",
     "scale": "By number of effects",
     "growth": "Effects added to a finished student",
-    "composition": "Two effects in one prompt",
+    "composition": "Two effects composed",
     "generality": "Instructions and photographs beyond the bank",
     "prompts": "What triggers are worth",
     "deployment": "One student against a bank of LoRAs",

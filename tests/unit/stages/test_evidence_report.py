@@ -132,4 +132,4 @@ def test_one_page_holds_all_reports_in_their_order(tmp_path: Path) -> None:
     assert page.index("## The student against") < page.index("## Effects added")
     assert "### Paired differences" in page and "![growth](growth.png)" in page
     assert "](#the-student-against-what-one-would-do-instead)" in page
-    assert "Two effects in one prompt" not in page
+    assert "Two effects composed" not in page
