@@ -73,9 +73,13 @@ class Announcer:
         ray.get(self._board.offer.remote(self._attempt, self._word, new, []))
 
     def record(self, row: dict[str, float]) -> None:
-        """Metrics of a finished round, ``round`` among them."""
+        """Metrics of a finished round, ``round`` among them.
+
+        With those before it: an async actor's calls overtake each other, and the driver takes a
+        row that comes after a later one for a row that it knows.
+        """
         self._rows.append(row)
-        self._board.offer.remote(self._attempt, self._word, {}, [row])
+        self._board.offer.remote(self._attempt, self._word, {}, list(self._rows))
 
     def show(self, rounds: int, preview: bytes) -> None:
         """A preview (PNG) of the student after so many rounds."""

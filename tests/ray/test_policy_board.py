@@ -53,6 +53,18 @@ def test_rows_are_numbered_and_heard_once() -> None:
     assert [r["round"] for r in ray.get(board.look.remote(first.life, 3)).rows] == [3]
 
 
+def test_rows_keep_their_order_though_calls_overtake_each_other() -> None:
+    board = a_board("ordered")
+    with Announcer(ray.get_actor("ordered"), keep=3) as announcer:
+        for index in range(20):
+            announcer.record(row(index))
+        rounds: list[float] = []
+        deadline = time.monotonic() + 60
+        while len(rounds) < 20 and time.monotonic() < deadline:
+            rounds = [r["round"] for r in ray.get(board.look.remote("", 0)).rows]
+    assert rounds == list(range(20))
+
+
 def test_a_new_start_of_the_student_clears_what_the_old_one_offered() -> None:
     """Its weights died with it; a late word of the old one changes nothing."""
     board = a_board("attempts")
@@ -78,7 +90,8 @@ def test_a_killed_board_comes_back_with_all_that_matters() -> None:
         announcer.publish({1: weights(1.0), 2: weights(2.0)})
         announcer.record(row(0))
         announcer.record(row(1))
-        while len(handed) < 2:
+        deadline = time.monotonic() + 60
+        while len(handed) < 2 and time.monotonic() < deadline:
             watchdog.look()
         waiting = board.policy.remote(3)
         os.kill(process_of(board), signal.SIGKILL)
