@@ -92,7 +92,8 @@ QUICK: dict[str, Any] = {
     "bench.ablation": ["all - AOP", "all"],
     "bench.ablation_effects": 3,
     "bench.scale_set": {},
-    "bench.scale": [2],
+    # The whole bank, whose students are trained for the main report already.
+    "bench.scale": [3],
     "bench.general_edits": 2,
     "bench.growth": {
         "effects": ["candy_print"],

@@ -130,10 +130,10 @@ def check_deployment(report: dict) -> None:
 def check_published(output: Path, reports: dict) -> None:
     store = client(f"sqlite:///{output / 'mlflow.db'}")
     (experiment,) = [i for name, i in experiments(store).items() if name != "Default"]
-    found = runs(store, [experiment])
     # One acceleration LoRA serves the whole bank and each part of it.
-    assert [row.name for row in found].count("acceleration-seed0") == 1
-    rows = {row.name: row for row in found}
+    names = [run.info.run_name for run in store.search_runs([experiment])]
+    assert names.count("acceleration-seed0") == 1
+    rows = {row.name: row for row in runs(store, [experiment])}
     cells = [c for c in reports["main"]["cells"] if c["method"] == "cascade"]
     mean = sum(c["scores"]["bad_case_rate"] for c in cells) / len(cells)
     assert rows["cascade, seed 0"].metrics["bad_case_rate"] == pytest.approx(mean)
