@@ -31,6 +31,7 @@ from pipeline.models.lora_formats import (
     peft_settings,
     read_lora,
 )
+from pipeline.models.precision import precision_of
 from pipeline.models.sharding import own_part
 from pipeline.problems import StorageError
 
@@ -185,9 +186,7 @@ class Adapters:
     @property
     def dtype(self) -> torch.dtype:
         """The base's precision; of a quantised base that of its results."""
-        dtype = self.transformer.dtype
-        assert isinstance(dtype, torch.dtype)
-        return dtype
+        return precision_of(self.transformer)
 
     def _inject(
         self, config: LoraConfig, name: str, dtype: torch.dtype, device: str | None = None

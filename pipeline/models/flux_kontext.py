@@ -23,6 +23,7 @@ from pipeline.models.families import FLUX_KONTEXT, KONTEXT_GUIDANCE, geometry_of
 from pipeline.models.geometry import Geometry, Size, TokenShape
 from pipeline.models.latents import frozen, pack, require_parts, to_pictures, unpack
 from pipeline.models.loading import empty_transformer, load_transformer
+from pipeline.models.precision import precision_of
 from pipeline.models.quantization import Quantize
 
 # FluxKontextPipeline's default; shorter prompts are padded to it and nothing is masked.
@@ -160,7 +161,7 @@ class FluxKontextEditor:
         Runs under whichever adapters are selected (:mod:`pipeline.models.adapters`).
         """
         assert conditions.pooled is not None, "Flux needs the prompts' pooled vectors"
-        dtype, device = self.transformer.dtype, x_t.device
+        dtype, device = precision_of(self.transformer), x_t.device
         guidance = None
         if self.transformer.config.guidance_embeds:
             guidance = torch.full((len(x_t),), KONTEXT_GUIDANCE, device=device)

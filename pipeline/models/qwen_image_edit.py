@@ -27,6 +27,7 @@ from pipeline.models.families import QWEN_IMAGE_EDIT, geometry_of
 from pipeline.models.geometry import Geometry, Size, fit_area, image_sizes
 from pipeline.models.latents import frozen, pack, require_parts, to_pictures, unpack
 from pipeline.models.loading import empty_transformer, load_transformer
+from pipeline.models.precision import precision_of
 from pipeline.models.processor import load_processor
 from pipeline.models.quantization import Quantize
 
@@ -183,7 +184,7 @@ class QwenImageEditor:
 
         Runs under whichever adapters are selected (:mod:`pipeline.models.adapters`).
         """
-        dtype = self.transformer.dtype
+        dtype = precision_of(self.transformer)
         tokens = torch.cat([x_t, conditions.sources], dim=1).to(dtype)
         output: Tensor = self.transformer(
             hidden_states=tokens,

@@ -13,6 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
+from pipeline.models.precision import precision_of
+
 # ``read(name, first row, row after the last)`` gives these rows of a parameter of the base.
 ReadRows = Callable[[str, int, int], Tensor]
 
@@ -27,7 +29,7 @@ def shard_transformer(transformer: nn.Module, device: torch.device, read: ReadRo
     transformer: diffusers', whose blocks are in its ``ModuleList`` s.
     """
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    dtype = next(p.dtype for p in transformer.parameters())
+    dtype = precision_of(transformer)
     base = {p for name, p in transformer.named_parameters() if ".lora_" not in name}
     kept = base if read is None else set()
     policy = MixedPrecisionPolicy()

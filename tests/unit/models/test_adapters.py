@@ -1,7 +1,9 @@
 """Many adapters on one base: each sample under its own, and nothing leaks."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +122,33 @@ def test_a_mixed_batch_equals_one_by_one(editor: QwenImageEditor) -> None:
             alone = editor.velocity(X[i : i + 1], T[i : i + 1], CONDITIONS.rows([i]))
         assert (mixed[i] - alone[0]).abs().max() < 1e-5
         assert ((mixed[i] - base[i]).abs().max() < 1e-5) == (name == BASE)
+
+
+def test_a_forward_walks_through_no_more_modules_for_more_adapters(
+    editor: QwenImageEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a round costs the more, the more teachers a process holds."""
+    adapters = Adapters(editor.transformer)
+    adapters.add_file("snow", LoraFile(Path("snow"), tiny_lora(editor, RANKS, ALPHAS, 0)))
+    walked: list[str] = []
+    named_modules = torch.nn.Module.named_modules
+
+    def counted(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        for name, part in named_modules(module, *args, **kwargs):
+            walked.append(name)
+            yield name, part
+
+    def walk() -> int:
+        walked.clear()
+        with monkeypatch.context() as patched, adapters.use("snow"):
+            patched.setattr(torch.nn.Module, "named_modules", counted)
+            velocity(editor)
+            assert adapters.dtype == torch.float32
+        return len(walked)
+
+    before = walk()
+    adapters.add_file("rain", LoraFile(Path("rain"), tiny_lora(editor, RANKS, ALPHAS, 1)))
+    assert walk() == before
 
 
 def test_the_base_is_untouched(editor: QwenImageEditor) -> None:
