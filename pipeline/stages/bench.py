@@ -92,7 +92,7 @@ QUICK: dict[str, Any] = {
     "bench.ablation": ["all - AOP", "all"],
     "bench.ablation_effects": 3,
     "bench.scale_set": {},
-    # The whole bank, whose students are trained for the main report already.
+    # As many as the ablation has; where that is the whole bank, the main report's student serves.
     "bench.scale": [3],
     "bench.general_edits": 2,
     "bench.growth": {
