@@ -23,7 +23,7 @@ from pipeline.config_cluster import StudentGroupSettings as StudentGroupSettings
 from pipeline.config_judges import JudgeSettings
 from pipeline.config_prompts import EndpointSettings as EndpointSettings
 from pipeline.config_prompts import PromptSettings as PromptSettings
-from pipeline.config_reports import GrowthReport, ReportSizes
+from pipeline.config_reports import AblationRow, GrowthReport, ReportSizes
 from pipeline.config_training import MODULES as MODULES
 from pipeline.config_training import DistillSettings as DistillSettings
 from pipeline.config_training import GrowSettings
@@ -108,7 +108,7 @@ class BenchSettings(Section):
     density: Annotated[float, Field(gt=0, le=1)] = 0.5
     acceleration_set: dict[str, Any] = {}
     ablation_set: dict[str, Any] = {}
-    ablation: tuple[str, ...] | None = Field(default=None, min_length=1, strict=False)
+    ablation: tuple[AblationRow, ...] | None = Field(default=None, min_length=1, strict=False)
     ablation_effects: Positive = 16
     scale_set: dict[str, Any] = {}
     scale: tuple[Positive, ...] = Field(default=(5, 10, 20, 50), min_length=1, strict=False)
@@ -251,8 +251,12 @@ def _salvage(file: str, data: dict[str, Any]) -> tuple[Recipe | None, list[Probl
         except ValidationError as error:
             found = error.errors()
         for e in found:
+            # A list of nothing but wrong items would be reported as too short as well.
+            inner = any(o["loc"][: len(e["loc"])] == e["loc"] for o in found if o is not e)
             # Of a field already reported: it would speak of the default in its place.
-            if not any(re.search(rf"\b{re.escape(name)}\b", e["msg"]) for name in dropped):
+            if not inner and not any(
+                re.search(rf"\b{re.escape(name)}\b", e["msg"]) for name in dropped
+            ):
                 problems.append(from_pydantic(file, e))
         for e in found:
             dropped |= _drop(data, e)

@@ -1,10 +1,22 @@
 """The sizes of the reports of a bench that have several of their own."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.config_types import Name, Overrides, PathText, Positive, Section
+
+AblationRow = Literal[
+    "PDSR",
+    "PDSR + AOP",
+    "PDSR + AOP + TS",
+    "all",
+    "all - PDSR",
+    "all - AOP",
+    "all - TS",
+    "all - bounds",
+    "all, TA-FM as published",
+]
 
 
 class GrowthReport(Section):

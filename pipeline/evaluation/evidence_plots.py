@@ -66,7 +66,8 @@ def scale_figure(cells: Sequence[Cell], path: Path) -> Path:
         axis.set_xlabel("effects", fontsize=8)
         axis.grid(color="#e3e6ea")
         axis.tick_params(labelsize=8)
-    axes[0].legend(fontsize=7, frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7, frameon=False)
     return _save(figure, path)
 
 

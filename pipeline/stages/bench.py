@@ -14,10 +14,10 @@ from typing import Any
 from actors.session import ray_session
 from pipeline.bank import Bank
 from pipeline.config import Recipe, vary
+from pipeline.config_reports import AblationRow
 from pipeline.controller import Prepared
 from pipeline.evaluation.effectbench import Method, adapter_file, standard_methods
 from pipeline.places import Places
-from pipeline.problems import InputError, Problem
 from pipeline.stages.contenders import (
     cascade,
     everyone,
@@ -52,7 +52,7 @@ NO_TS = {"distill.losses.dmd_ts": 0.0}
 # A warm start is trajectory anchoring, too.
 NO_TA = {"distill.losses.ta_fm": 0.0, "distill.warm_start": None}
 NO_PDSR = {"distill.p_switch": 1.0}
-ABLATION: dict[str, dict[str, Any]] = {
+ABLATION: dict[AblationRow, dict[str, Any]] = {
     "PDSR": NO_AOP | NO_TS | NO_TA,
     "PDSR + AOP": NO_TS | NO_TA,
     "PDSR + AOP + TS": NO_TA,
@@ -160,13 +160,13 @@ def _joint(work: Bench, recipe: Recipe, prepared: Prepared, seeds: Sequence[int]
 def ablation_report(work: Bench) -> None:
     """The paper's rows and ours, on a part of the bank, for each seed."""
     settings = work.recipe.bench
-    rows = ablation_rows(settings.ablation)
+    rows = tuple(ABLATION) if settings.ablation is None else settings.ablation
     bank = part_of(work.bank, settings.ablation_effects)
     evidence = Evidence("ablation", [], {}, {})
     common = settings.ablation_set | named(bank, work.bank)
     for seed in settings.seeds:
-        for name, switches in rows.items():
-            recipe = vary(work.recipe, common | switches | {"distill.seed": seed})
+        for name in rows:
+            recipe = vary(work.recipe, common | ABLATION[name] | {"distill.seed": seed})
             prepared = work.prepared(recipe, bank, plain(f"ablation {name}"))
             if not evidence.cells:
                 standard = standard_methods(recipe, prepared.manifest, ("", ""))[:2]
@@ -176,24 +176,6 @@ def ablation_report(work: Bench) -> None:
             score(work, evidence, recipe, bank, prepared, [method], seed)
             evidence.curves[f"{name}, seed {seed}"] = thin(work.history(recipe, prepared.manifest))
             evidence.write(work)
-
-
-def ablation_rows(names: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    """The named rows of the ablation with their switches; all of them where none is named.
-
-    Raises:
-        InputError: a name that is no row.
-    """
-    rows = list(ABLATION) if names is None else list(names)
-    remedy = f"the rows are {', '.join(ABLATION)}"
-    problems = [
-        Problem("recipe", "bench.ablation", n, "no such row", remedy)
-        for n in rows
-        if n not in ABLATION
-    ]
-    if problems:
-        raise InputError(problems)
-    return {name: ABLATION[name] for name in rows}
 
 
 def scale_report(work: Bench) -> None:

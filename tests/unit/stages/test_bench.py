@@ -2,15 +2,17 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from pipeline.bank import Bank, Effect, Instruction, Pair
 from pipeline.config import load_recipe, recipe_hash, vary
+from pipeline.config_reports import AblationRow
 from pipeline.models.lora_formats import read_lora
 from pipeline.problems import InputError
-from pipeline.stages.bench import ABLATION, QUICK, ablation_rows
+from pipeline.stages.bench import ABLATION, QUICK
 from pipeline.stages.contenders import cascade, stacked, untrained_contenders
 from pipeline.stages.evidence.work import part_of
 from pipeline.stages.generality import known_edits
@@ -47,11 +49,12 @@ def test_every_ablation_is_another_run_that_a_recipe_allows() -> None:
     assert all(vary(quick, switches) for switches in ABLATION.values())
 
 
-def test_an_ablation_of_some_rows() -> None:
-    assert list(ablation_rows(["all", "PDSR"])) == ["all", "PDSR"]
-    assert ablation_rows(None) == ABLATION
-    with pytest.raises(InputError, match=r"bench\.ablation.*no such row.*PDSR \+ AOP"):
-        ablation_rows(["AOP"])
+def test_a_recipe_can_name_every_row_of_the_ablation_and_no_other() -> None:
+    assert set(ABLATION) == set(get_args(AblationRow))
+    with pytest.raises(InputError, match=r"bench\.ablation(.|\n)*bench\.general_edits") as raised:
+        load_recipe(RECIPE, ['bench.ablation=["AOP"]', "bench.general_edits=0"])
+    assert "'all - AOP'" in str(raised.value)
+    assert len(raised.value.problems) == 2
 
 
 def test_seeds_share_teachers_and_not_students() -> None:
