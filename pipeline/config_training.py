@@ -71,7 +71,9 @@ class DistillSettings(Section):
     student's); null, as published, starts at the bare base. ``fake_schedule`` null takes
     ``schedule``; constant lets the fake score catch up while the student's rate falls.
     ``score_by_step``: score a step's sample, and train the fake score on it, only above the
-    sigma of the step after it (``plan.Slot``); off, as published: at any sigma.
+    sigma of the step after it (``plan.Slot``); off, as published: at any sigma. ``ta_fm_scale``:
+    TA-FM lets go of samples whose loss is far above this (``losses.robust``), as those of
+    effects whose outcome is by chance are; null, as published: it pulls at all alike.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
@@ -94,6 +96,7 @@ class DistillSettings(Section):
     tau_min: Share = 0.5
     score_by_step: bool = False
     ta_fm_batch: Count = 0
+    ta_fm_scale: Annotated[float, Field(gt=0)] | None = None
     lag: Annotated[int, Field(ge=0, le=16)] = 0
     checkpoint_every: Positive = 100
     gradient_checkpointing: bool = False

@@ -31,6 +31,16 @@ def flow_matching_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
     return F.mse_loss(velocity, noise - x0, reduction="none").mean(dim=(1, 2))
 
 
+def robust(loss: Tensor, scale: float) -> Tensor:
+    """``scale * loss / (scale + loss)``, of squared errors ``[B]`` >= 0 (Geman & McClure 1985).
+
+    A sample's gradient is ``(scale / (scale + loss))**2`` of the plain one: all of it where the
+    loss is far below ``scale``, a quarter at ``scale``, next to nothing far above. An outcome by
+    chance has a large flow matching loss whatever one learns; it would be pulled to its mean.
+    """
+    return scale * loss / (scale + loss)
+
+
 def guided_x0(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance in x0 space; ``scale`` in the usual convention (1 is none).
 

@@ -15,7 +15,7 @@ from pipeline.distill.batches import targets_of
 from pipeline.distill.block import Anchors, Block
 from pipeline.distill.counting import ForwardCounter
 from pipeline.distill.dealing import Dealing
-from pipeline.distill.losses import dmd_gradient, dmd_loss, flow_matching_loss
+from pipeline.distill.losses import dmd_gradient, dmd_loss, flow_matching_loss, robust
 from pipeline.distill.rates import rate_at
 from pipeline.distill.schedule import add_noise, as_sigma, predict_x0, student_sigmas
 from pipeline.distill.signals import by_sigma, by_stream
@@ -253,6 +253,8 @@ class StudentTrainer:
         loss_ta = x0.new_zeros(())
         if anchors is not None:
             each = flow_matching_loss(v_anchors, anchors.y, anchors.noise)
+            if settings.scale_ta is not None:
+                each = robust(each, settings.scale_ta)
             loss_ta = each.sum() * anchors.weight
         loss = (
             settings.weight_bs * loss_bs

@@ -9,6 +9,7 @@ from pipeline.distill.rates import RateSettings
 class UpdateSettings:
     """Rates, weights and bounds of the update; see ``config_training.DistillSettings``.
 
+    scale_ta: of TA-FM's robust loss (None: the plain one); see ``losses.robust``.
     micro_batch: slots that one forward with gradients takes (None: all of a worker's).
     """
 
@@ -21,4 +22,5 @@ class UpdateSettings:
     weight_bs: float
     weight_ts: float
     weight_ta: float
+    scale_ta: float | None = None
     micro_batch: int | None = None

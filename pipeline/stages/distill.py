@@ -56,6 +56,7 @@ def update_settings(recipe: Recipe) -> UpdateSettings:
         weight_bs=d.losses.dmd_bs,
         weight_ts=d.losses.dmd_ts,
         weight_ta=d.losses.ta_fm,
+        scale_ta=d.ta_fm_scale,
         micro_batch=recipe.cluster.student_group.micro_batch,
     )
 

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from pipeline.distill.losses import dmd_gradient, dmd_loss, flow_matching_loss, guided_x0
+from pipeline.distill.losses import (
+    dmd_gradient,
+    dmd_loss,
+    flow_matching_loss,
+    guided_x0,
+    robust,
+)
 from pipeline.distill.schedule import add_noise, shift_sigma
 
 
@@ -110,6 +116,15 @@ def test_flow_matching_against_loops() -> None:
                 target = float(noise[b, n, c]) - float(x0[b, n, c])
                 total += (float(v[b, n, c]) - target) ** 2
         assert float(ours[b]) == pytest.approx(total / 12, rel=1e-9)
+
+
+@pytest.mark.parametrize(("loss", "share"), [(0.0, 1.0), (0.5, 0.25), (1.5, 1 / 16), (50.0, 1e-4)])
+def test_a_robust_loss_lets_go_of_what_is_far(loss: float, share: float) -> None:
+    given = torch.tensor([loss], dtype=torch.float64, requires_grad=True)
+    robust(given, 0.5).sum().backward()
+    assert given.grad is not None
+    assert float(given.grad) == pytest.approx(share, rel=0.02)
+    assert float(robust(given.detach(), 1e9)) == pytest.approx(loss)
 
 
 def test_guidance_in_the_papers_form() -> None:
