@@ -50,7 +50,11 @@ from pipeline.types import Manifest
 NO_AOP = {"prompts.triggers": "none"}
 NO_TS = {"distill.losses.dmd_ts": 0.0}
 # A warm start is trajectory anchoring, too.
-NO_TA = {"distill.losses.ta_fm": 0.0, "distill.warm_start": None}
+NO_TA = {
+    "distill.losses.ta_fm": 0.0,
+    "distill.ta_fm_scale": None,
+    "distill.warm_start": None,
+}
 NO_PDSR = {"distill.p_switch": 1.0}
 ABLATION: dict[AblationRow, dict[str, Any]] = {
     "PDSR": NO_AOP | NO_TS | NO_TA,
@@ -61,7 +65,7 @@ ABLATION: dict[AblationRow, dict[str, Any]] = {
     "all - AOP": NO_AOP,
     "all - TS": NO_TS,
     "all - bounds": {"distill.tau_max": 1.0, "distill.tau_min": 0.0},
-    "all, TA-FM as published": {"distill.losses.ta_fm": 1.0},
+    "all, TA-FM as published": {"distill.losses.ta_fm": 1.0, "distill.ta_fm_scale": None},
 }
 
 # A bench of minutes that goes through every line of a long one; its numbers mean nothing.
