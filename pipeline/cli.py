@@ -233,6 +233,17 @@ def _add_miniature(
         help="teacher prompts that differ in a number alone; the kept teachers stay out",
     )
     bank.add_argument("--pairs", type=int, default=20, help="of each effect (default: %(default)s)")
+    bank.add_argument(
+        "--sources",
+        type=int,
+        default=40,
+        help="unlabelled photographs, of which teachers make targets (default: %(default)s)",
+    )
+    bank.add_argument(
+        "--varied",
+        action="store_true",
+        help="unlabelled photographs of other colours and shapes than the eleven of the pairs",
+    )
     bank.set_defaults(command=_bank)
     effects = _command(actions, "effects", "list the effects", "miniature effects")
     effects.set_defaults(command=_effects)
@@ -347,9 +358,11 @@ def _bank(arguments: argparse.Namespace) -> None:
         arguments.folder,
         names,
         pairs=arguments.pairs,
+        sources=arguments.sources,
         kept_teachers=kept,
         validation=arguments.validation,
         alike=arguments.alike,
+        varied=arguments.varied,
     )
     print(arguments.folder / "bank.yaml")
 

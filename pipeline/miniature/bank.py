@@ -36,6 +36,7 @@ def write_bank(
     kept_teachers: bool = True,
     validation: bool = False,
     alike: bool = False,
+    varied: bool = False,
 ) -> None:
     """Draw pairs, general rows, source photographs and held-out ones; write bank.yaml.
 
@@ -43,7 +44,8 @@ def write_bank(
     without, the ``teach`` stage trains them. ``validation`` holds out photographs of the training
     split instead of the test ones, to choose a recipe on; kept teachers, which have seen them,
     stay out. ``alike`` gives teachers prompts that differ in a number alone, as of LoRAs that all
-    came from one template; kept teachers, which know other words, stay out.
+    came from one template; kept teachers, which know other words, stay out. ``varied`` draws the
+    unlabelled photographs with jittered colours or as dead leaves, as the base's were.
 
     Raises:
         InputError: an effect that the miniature does not have, or no pairs.
@@ -86,7 +88,11 @@ def write_bank(
                 rows.append(row)
         _write_rows(new / "pairs.jsonl", rows)
         _write_rows(new / "general.jsonl", _general(new, seen, general, seed + 1))
-        for i, (name, picture) in enumerate(photographs.crops(seen, sources, SIDE, seed + 2)):
+        unlabelled = photographs.crops(seen, sources, SIDE, seed + 2)
+        if varied:
+            rngs = [np.random.default_rng([seed + 2, i]) for i in range(sources)]
+            unlabelled = [("varied", photographs.varied(SIDE, rng, seen)) for rng in rngs]
+        for i, (name, picture) in enumerate(unlabelled):
             _save(new / "photographs" / f"{name}_{i:03d}.png", picture)
         for i, (name, picture) in enumerate(photographs.crops(held_out, test, SIDE, seed + 3)):
             _save(new / "test" / f"{name}_{i:03d}.png", picture)

@@ -67,22 +67,22 @@ def crops(split: Split, count: int, size: int, seed: int) -> list[tuple[str, NDA
     ]
 
 
-def varied(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A training picture for the base: a crop with jittered colours, or dead leaves.
+def varied(size: int, rng: np.random.Generator, split: Split = "train") -> NDArray[np.float32]:
+    """A picture to train the base or a student on: a crop with jittered colours, or dead leaves.
 
-    Eleven photographs are too few to teach an autoencoder all colours and edges, so a third of
+    Eleven photographs are too few to show all colours and edges, so a third of
     the pictures are dead leaves (overlapping discs and boxes, Lee et al. 2001), whose edge and
     colour statistics are those of natural pictures.
     """
     if rng.random() < 0.3:
         picture = _dead_leaves(size, rng)
         if rng.random() < 0.5:
-            base = crop("train", rng.choice(names("train")), size, rng)
+            base = crop(split, rng.choice(names(split)), size, rng)
             mask = _dead_leaves(size, rng)[..., :1] > rng.uniform(0.4, 0.8)
             picture = np.where(mask, picture, base).astype(np.float32)
         return picture
     cut: NDArray[np.floating[Any]]
-    cut = crop("train", rng.choice(names("train")), size, rng, smallest=0.3)
+    cut = crop(split, rng.choice(names(split)), size, rng, smallest=0.3)
     if rng.random() < 0.6:
         gain, bias = rng.uniform(0.6, 1.4, 3), rng.uniform(-0.15, 0.15, 3)
         cut = cut * gain + bias
