@@ -48,15 +48,20 @@ def write_bank(
     unlabelled photographs with jittered colours or as dead leaves, as the base's were.
 
     Raises:
-        InputError: an effect that the miniature does not have, or no pairs.
+        InputError: an effect that the miniature does not have, no pairs, or no photographs.
     """
+    problems = []
     if pairs < 1:
         remedy = "give 1 or more; 20 is the published number"
-        raise InputError([Problem("--pairs", "", pairs, "an effect needs pairs", remedy)])
+        problems.append(Problem("--pairs", "", pairs, "an effect needs pairs", remedy))
+    if sources < 1:
+        remedy = "give 1 or more"
+        problems.append(Problem("--sources", "", sources, "no unlabelled photographs", remedy))
+    remedy = "take names from `collectionlora miniature effects`"
     unknown = [name for name in effects if name not in KNOWN]
-    if unknown:
-        remedy = "take names from `collectionlora miniature effects`"
-        raise InputError([Problem("--effects", n, n, "no such effect", remedy) for n in unknown])
+    problems += [Problem("--effects", n, n, "no such effect", remedy) for n in unknown]
+    if problems:
+        raise InputError(problems)
     seen: Split = "fit" if validation else "train"
     held_out: Split = "validation" if validation else "test"
     with atomic_folder(folder) as new:

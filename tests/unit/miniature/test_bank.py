@@ -1,8 +1,12 @@
 """The miniature's bank as files: what is held out stays out."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.bank import load_bank
 from pipeline.miniature import photographs
@@ -43,8 +47,42 @@ def test_alike_prompts_differ_in_a_number_alone(tmp_path: Path) -> None:
     assert all(e.adapter is None and e.description for e in effects)
 
 
-@pytest.mark.parametrize("pairs", [0, -1])
-def test_a_bank_without_pairs_is_refused_and_not_begun(tmp_path: Path, pairs: int) -> None:
-    with pytest.raises(InputError, match=f"--pairs.*{pairs}"):
-        write_bank(tmp_path / "b", ["snow"], pairs=pairs)
+def test_varied_photographs_show_more_than_those_of_the_pairs_and_nothing_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    crop = photographs.crop
+
+    def watched(split: photographs.Split, name: str, *rest: Any, **more: Any) -> Any:
+        taken.append(name)
+        return crop(split, name, *rest, **more)
+
+    monkeypatch.setattr(photographs, "crop", watched)
+    count = {"pairs": 2, "general": 2, "sources": 30, "test": 2}
+    plain, varied = (tmp_path / name for name in ("plain", "varied"))
+    write_bank(plain, ["snow"], **count, validation=True)
+    taken.clear()
+    write_bank(varied, ["snow"], **count, validation=True, varied=True)
+    held_out = taken[-2:]
+    assert set(held_out) == set(photographs.VALIDATION)
+    assert not set(taken[:-2]) & set(photographs.VALIDATION)
+    # The pairs are the same files: teachers need not be trained again.
+    assert (plain / "pairs.jsonl").read_bytes() == (varied / "pairs.jsonl").read_bytes()
+    spread = [_colours(load_bank(folder).photographs) for folder in (plain, varied)]
+    assert len(load_bank(varied).photographs) == 30
+    assert spread[1] > 1.5 * spread[0]
+
+
+def _colours(paths: Sequence[Path]) -> float:
+    """How far the pictures' mean colours are from grey, in [0, 1]."""
+    means = np.array([np.asarray(Image.open(p), dtype=float).mean(axis=(0, 1)) for p in paths])
+    return float(means.std(axis=1).mean() / 255)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_bank_of_nothing_is_refused_in_one_report_and_not_begun(
+    tmp_path: Path, count: int
+) -> None:
+    with pytest.raises(InputError, match=rf"--pairs.*{count}(.|\n)*--sources.*{count}"):
+        write_bank(tmp_path / "b", ["snow"], pairs=count, sources=count)
     assert not (tmp_path / "b").exists()
