@@ -157,6 +157,18 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _anchored_from_the_start(self) -> Self:
+        # Without, every sample's loss is above the scale at first: nothing anchors, and the
+        # miniature's demo ended with no effect made at all.
+        begun = self.distill.warm_start or self.grow.start_from
+        if self.distill.ta_fm_scale is not None and not begun:
+            raise ValueError(
+                f"distill.ta_fm_scale {self.distill.ta_fm_scale} lets go of a student that knows "
+                "nothing yet; give distill.warm_start, or leave the scale out"
+            )
+        return self
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; ``overrides`` are ``section.key=value`` with YAML values.

@@ -73,7 +73,8 @@ class DistillSettings(Section):
     ``score_by_step``: score a step's sample, and train the fake score on it, only above the
     sigma of the step after it (``plan.Slot``); off, as published: at any sigma. ``ta_fm_scale``:
     TA-FM lets go of samples whose loss is far above this (``losses.robust``), as those of
-    effects whose outcome is by chance are; null, as published: it pulls at all alike.
+    effects whose outcome is by chance are (after a warm start); null, as published: it pulls at
+    all alike.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None

@@ -120,6 +120,14 @@ def test_a_wrong_tau_is_not_also_crossed(tmp_path: Path) -> None:
     assert [p.field for p in problems] == ["distill.tau_max"]
 
 
+def test_anchors_that_let_go_want_a_student_that_knows_something(tmp_path: Path) -> None:
+    scale = {"ta_fm_scale": 0.5}
+    with pytest.raises(InputError, match=r"ta_fm_scale 0\.5.*distill\.warm_start"):
+        load_recipe(write(tmp_path, MINIMAL | {"distill": scale}))
+    load_recipe(write(tmp_path, MINIMAL | {"distill": scale | {"warm_start": {}}}))
+    load_recipe(write(tmp_path, MINIMAL | {"distill": scale, "grow": {"start_from": "runs/a"}}))
+
+
 def test_hash_is_over_what_decides_the_weights(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     base = recipe_hash(load_recipe(path))
