@@ -32,7 +32,9 @@ def flow_matching_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
 
 
 def robust(loss: Tensor, scale: float) -> Tensor:
-    """``scale * loss / (scale + loss)``, of squared errors ``[B]`` >= 0 (Geman & McClure 1985).
+    """``scale * loss / (scale + loss)`` of each sample ``[B]`` (Geman & McClure 1985).
+
+    loss: mean squared errors >= 0; scale > 0, in the same units (squared velocity). In [0, scale).
 
     A sample's gradient is ``(scale / (scale + loss))**2`` of the plain one: all of it where the
     loss is far below ``scale``, a quarter at ``scale``, next to nothing far above. An outcome by

@@ -93,10 +93,11 @@ def write_bank(
                 rows.append(row)
         _write_rows(new / "pairs.jsonl", rows)
         _write_rows(new / "general.jsonl", _general(new, seen, general, seed + 1))
-        unlabelled = photographs.crops(seen, sources, SIDE, seed + 2)
         if varied:
             rngs = [np.random.default_rng([seed + 2, i]) for i in range(sources)]
             unlabelled = [("varied", photographs.varied(SIDE, rng, seen)) for rng in rngs]
+        else:
+            unlabelled = photographs.crops(seen, sources, SIDE, seed + 2)
         for i, (name, picture) in enumerate(unlabelled):
             _save(new / "photographs" / f"{name}_{i:03d}.png", picture)
         for i, (name, picture) in enumerate(photographs.crops(held_out, test, SIDE, seed + 3)):

@@ -70,9 +70,9 @@ def crops(split: Split, count: int, size: int, seed: int) -> list[tuple[str, NDA
 def varied(size: int, rng: np.random.Generator, split: Split = "train") -> NDArray[np.float32]:
     """A picture to train the base or a student on: a crop with jittered colours, or dead leaves.
 
-    Eleven photographs are too few to show all colours and edges, so a third of
-    the pictures are dead leaves (overlapping discs and boxes, Lee et al. 2001), whose edge and
-    colour statistics are those of natural pictures.
+    Eleven photographs are too few to show all colours and edges, so a third of the pictures are
+    dead leaves (overlapping discs and boxes, Lee et al. 2001), whose edge and colour statistics
+    are those of natural pictures.
     """
     if rng.random() < 0.3:
         picture = _dead_leaves(size, rng)

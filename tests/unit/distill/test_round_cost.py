@@ -1,6 +1,7 @@
 """A round costs the same at fifty effects as at five: the batch alone says what is computed."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -8,27 +9,26 @@ import pytest
 import torch
 
 from pipeline.config import LoraSettings
-from pipeline.distill.rates import RateSettings
 from pipeline.distill.rollout import RolloutWorker
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
-from pipeline.distill.update_settings import UpdateSettings
 from pipeline.models.adapters import Adapters, TeacherCache
-from pipeline.models.editor import Editor
 from pipeline.models.families import load_editor
 from pipeline.models.lora_formats import content_hash, write_lora
-from pipeline.plan import PlanSettings
+from pipeline.models.qwen_image_edit import QwenImageEditor
 from pipeline.tensor_store import TensorStore, write_part
 from pipeline.types import EffectEntry, Manifest, Sample
+from tests.unit.distill.halves import PLAN, SETTINGS
 from tests.unit.tiny import seeded, tiny_lora
 
 BASE = Path(__file__).parents[3] / "pipeline" / "miniature" / "base"
 TOKENS, CHANNELS, WORDS, PROMPT = 64, 80, 16, 64
 SHAPES = ((1, 8, 8), (1, 8, 8))
-RATE = RateSettings(1e-3, 2, "cosine")
 ROUNDS, WARM = 30, 3
 
 
-def many_effects(folder: Path, editor: Editor, effects: int) -> tuple[TensorStore, Manifest]:
+def many_effects(
+    folder: Path, editor: QwenImageEditor, effects: int
+) -> tuple[TensorStore, Manifest]:
     """Effects of random pictures, each with a random teacher of rank 8, and general rows."""
     tensors = {"null": seeded((2, PROMPT), 0)}
 
@@ -43,7 +43,7 @@ def many_effects(folder: Path, editor: Editor, effects: int) -> tuple[TensorStor
     entries = []
     for e in range(effects):
         path = folder / f"{e}.safetensors"
-        lora = tiny_lora(editor, dict.fromkeys(LoraSettings(rank=8, alpha=8).modules, 8), {}, e)  # type: ignore[arg-type]
+        lora = tiny_lora(editor, dict.fromkeys(LoraSettings(rank=8, alpha=8).modules, 8), {}, e)
         write_lora(path, lora, {})
         taught = sample(f"effect {e}", 10 * e, True)
         entries.append(EffectEntry(f"effect {e}", str(path), content_hash(path), 1.0, (taught,)))
@@ -54,34 +54,22 @@ def many_effects(folder: Path, editor: Editor, effects: int) -> tuple[TensorStor
 
 def both_halves(folder: Path, effects: int) -> tuple[RolloutWorker, StudentTrainer]:
     """Rollout and update of the bench's shape, each with a base of its own."""
-    plan = PlanSettings(
-        seed=0,
+    plan = replace(
+        PLAN,
         batch=16,
         p_switch=0.8,
         fake_updates=3,
         student_steps=4,
-        shift=3.0,
-        tau_max=0.75,
-        tau_min=0.5,
         ta_fm_batch=16,
         effect_weights=(1.0,) * effects,
         samples=(1,) * effects,
         general=1,
     )
-    settings = UpdateSettings(
-        rounds=ROUNDS,
-        student_rate=RATE,
-        fake_rate=RATE,
-        betas=(0.9, 0.98),
-        grad_clip=1.0,
-        ema=0.99,
-        weight_bs=1.0,
-        weight_ts=1.0,
-        weight_ta=1.0,
-    )
+    settings = replace(SETTINGS, rounds=ROUNDS)
     first, second = (
         load_editor(str(BASE), ["transformer"], "cpu", torch.float32, None) for _ in range(2)
     )
+    assert isinstance(first, QwenImageEditor)
     modules = LoraSettings(rank=64, alpha=64).modules
     store, manifest = many_effects(folder, first, effects)
     adapters = Adapters(first.transformer)
