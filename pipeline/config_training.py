@@ -44,7 +44,12 @@ class LoraSettings(Section):
 
 
 class TeachSettings(Section):
-    """How an effect LoRA is trained from its pairs by flow matching; Muon wants rates near 0.02."""
+    """How an effect LoRA is trained from its pairs by flow matching; Muon wants rates near 0.02.
+
+    loss_power: 1 is the mean squared error; below 1 each sample weighs less the larger its own
+    loss (``losses.tempered``). With many effects in one LoRA, those whose outcome is by chance
+    otherwise drown those whose outcome is certain.
+    """
 
     lora: LoraSettings = LoraSettings()
     steps: Positive = 2000
@@ -53,6 +58,15 @@ class TeachSettings(Section):
     optimizer: Literal["adamw", "muon"] = "adamw"
     ema: Share = 0.0
     cosine: bool = False
+    loss_power: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def content(self) -> dict[str, object]:
+        """What results depend on, less the LoRA's shape; a plain loss leaves no mark.
+
+        So what was trained before there was another is still found by its key.
+        """
+        plain = {"loss_power"} if self.loss_power == 1 else set()
+        return self.model_dump(mode="json", exclude={"lora"} | plain)
 
 
 class LossSettings(Section):

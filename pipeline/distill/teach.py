@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.distill.losses import flow_matching_loss
+from pipeline.distill.losses import flow_matching_loss, tempered
 from pipeline.distill.noise import gaussian_batch, generator
 from pipeline.distill.schedule import add_noise, as_sigma, shift_sigma
 from pipeline.models.adapters import Adapters
@@ -26,6 +26,7 @@ class TeachPlan:
     """Steps, batch and rate of one teacher's training; ``ema`` 0 keeps the last weights.
 
     optimizer: ``muon`` (Jordan 2024) moves each LoRA matrix by an orthogonalised momentum.
+    loss_power: in (0, 1], see ``losses.tempered``.
     """
 
     steps: int
@@ -35,6 +36,7 @@ class TeachPlan:
     ema: float
     seed: int
     optimizer: Optimizer = "adamw"
+    loss_power: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def teach(
         new = _noised(buckets, plan, "teach", step, editor.device)
         with adapters.use(TEACHER):
             v = editor.velocity(new.x, new.t, new.given)
-            loss = flow_matching_loss(v, new.y, new.noise).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = flow_matching_loss(v, new.y, new.noise)
+            tempered(loss, plan.loss_power).mean().backward()  # type: ignore[no-untyped-call]
         if known:
             old = _noised(known, plan, "rehearse", step, editor.device)
             with torch.no_grad(), adapters.use(START):
@@ -107,7 +109,7 @@ def teach(
             for key, value in adapters.state(TEACHER).items():
                 average[key].lerp_(value, 1 - decay)
         if on_step is not None:
-            on_step(step, loss.item())
+            on_step(step, loss.mean().item())
     return average
 
 

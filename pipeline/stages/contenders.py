@@ -88,7 +88,7 @@ def joint_loras(
     content = [
         fingerprint(recipe.model.path, "transformer"),
         [[list(s.sources), s.teacher_prompt, s.null_prompt, target] for s, target in pairs],
-        settings.model_dump(mode="json", exclude={"lora"}),
+        settings.content(),
         lora.model_dump(mode="json"),
         recipe.model.precision,
     ]

@@ -22,7 +22,7 @@ def adapter_path(recipe: Recipe, sources: EffectSources, folder: Path) -> Path:
         "teacher",
         fingerprint(recipe.model.path, "transformer"),
         [[list(s.sources), s.teacher_prompt, s.null_prompt, y] for s, y in sources.pairs],
-        recipe.teach.model_dump(mode="json"),
+        recipe.teach.content() | {"lora": recipe.teach.lora.model_dump(mode="json")},
         recipe.model.precision,
         recipe.seed,
     )
@@ -94,6 +94,7 @@ def learn(
             ema=settings.ema,
             seed=lesson.seed,
             optimizer=settings.optimizer,
+            loss_power=settings.loss_power,
         )
         pending.append(
             task.remote(

@@ -41,7 +41,7 @@ def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Pa
         "warm start",
         fingerprint(recipe.model.path, "transformer"),
         _content(pairs),
-        settings.model_dump(mode="json", exclude={"lora"}),
+        settings.content(),
         lora.model_dump(mode="json"),
         recipe.model.precision,
         seed,

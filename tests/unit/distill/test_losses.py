@@ -14,6 +14,7 @@ from pipeline.distill.losses import (
     flow_matching_loss,
     guided_x0,
     robust,
+    tempered,
 )
 from pipeline.distill.schedule import add_noise, shift_sigma
 
@@ -125,6 +126,24 @@ def test_a_robust_loss_lets_go_of_what_is_far(loss: float, share: float) -> None
     assert given.grad is not None
     assert float(given.grad) == pytest.approx(share, rel=0.02)
     assert float(robust(given.detach(), 1e9)) == pytest.approx(loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "power", "share"), [(4.0, 0.5, 1 / 2), (4.0, 1.0, 1.0), (16.0, 0.25, 1 / 8)]
+)
+def test_a_tempered_loss_evens_what_samples_add(loss: float, power: float, share: float) -> None:
+    given = torch.tensor([loss], dtype=torch.float64, requires_grad=True)
+    tempered(given, power).sum().backward()
+    assert given.grad is not None
+    assert float(given.grad) == pytest.approx(share, rel=1e-3)
+
+
+def test_a_tempered_loss_is_finite_at_nothing_and_by_samples_of_a_batch() -> None:
+    given = torch.tensor([0.0, 0.25, 9.0], requires_grad=True)
+    tempered(given, 0.5).sum().backward()
+    assert given.grad is not None and bool(torch.isfinite(given.grad).all())
+    alone = [float(tempered(given.detach()[i : i + 1], 0.5)) for i in range(3)]
+    assert tempered(given.detach(), 0.5).tolist() == pytest.approx(alone)
 
 
 def test_guidance_in_the_papers_form() -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.distill.losses import flow_matching_loss
+from pipeline.distill.schedule import add_noise
 from pipeline.distill.teach import START, TEACHER, Optimizer, Pairs, TeachPlan, teach
 from pipeline.models.adapters import Adapters
 from pipeline.models.editor import Conditions, batch_conditions
@@ -99,3 +101,32 @@ def test_what_is_known_already_is_kept_while_more_is_learned() -> None:
 
 def _start(adapters: Adapters) -> list[tuple[str, Tensor]]:
     return sorted(adapters.state(START).items())
+
+
+def test_outcomes_by_chance_do_not_drown_the_certain_ones_under_a_tempered_loss() -> None:
+    shape = (1, 2, 2)
+    certain, chance = (
+        seeded((1, 4, CHANNELS), 1).expand(8, -1, -1),
+        8 * seeded((32, 4, CHANNELS), 2),
+    )
+    prompts = [seeded((3, PROMPT), 3)] * 8 + [seeded((3, PROMPT), 4)] * 32
+    conditions = batch_conditions(prompts, [seeded((4, CHANNELS), 5)] * 40, [shape, shape])
+    both = Pairs(conditions, conditions, torch.cat([certain, chance]))
+    plan = replace(PLAN, steps=150, batch=8, learning_rate=0.02, cosine=True, optimizer="muon")
+    t = torch.linspace(0.2, 0.9, 8)
+
+    def left(power: float) -> float:
+        """The certain pairs' loss after learning both at once."""
+        editor = tiny_editor()
+        adapters = Adapters(editor.transformer)
+        adapters.add(TEACHER, 4, 4.0, MODULES, seed=0)
+        adapters.replace(TEACHER, teach(editor, adapters, [both], replace(plan, loss_power=power)))
+        noise = seeded((8, 4, CHANNELS), 6)
+        with torch.no_grad(), adapters.use(TEACHER):
+            x = add_noise(certain, noise, t)
+            v = editor.velocity(x, t, conditions.rows(list(range(8))))
+        return float(flow_matching_loss(v, certain, noise).mean())
+
+    # Measured: 2.28, 1.82, 1.74.
+    plain, half, tenth = left(1.0), left(0.5), left(0.1)
+    assert tenth < half < 0.85 * plain
