@@ -68,6 +68,17 @@ ABLATION: dict[AblationRow, dict[str, Any]] = {
     "all, TA-FM as published": {"distill.losses.ta_fm": 1.0, "distill.ta_fm_scale": None},
 }
 
+# An acceleration LoRA learns no effect: what concerns effects alone changes nothing of it, and
+# stays out of its name.
+GENERAL_ALONE: dict[str, Any] = {
+    "distill.p_switch": 0.0,
+    "distill.warm_start": None,
+    "distill.losses.dmd_ts": 0.0,
+    "distill.losses.ta_fm": 0.0,
+    "distill.ta_fm_scale": None,
+    "distill.ta_fm_batch": 0,
+}
+
 # A bench of minutes that goes through every line of a long one; its numbers mean nothing.
 QUICK: dict[str, Any] = {
     # What takes the time at this size is starting actors.
@@ -144,7 +155,7 @@ def trained_contenders(work: Bench, recipe: Recipe, bank: Bank, prepared: Prepar
     seed = recipe.distill.seed or 0
     # The acceleration LoRA knows no effect, so it is one and the same for every collection.
     general = Manifest((), prepared.manifest.general)
-    alone = {"distill.p_switch": 0.0, "distill.seed": seed}
+    alone = GENERAL_ALONE | {"distill.seed": seed}
     fast = vary(work.recipe, work.recipe.bench.acceleration_set | alone)
     acceleration = work.train(f"acceleration-seed{seed}", fast, bank, general)
     (joint,) = _joint(work, recipe, prepared, [seed])

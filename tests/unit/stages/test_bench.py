@@ -1,22 +1,26 @@
 """What a bench runs, without running it."""
 
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
+from torch import Tensor
 
 from pipeline.bank import Bank, Effect, Instruction, Pair
 from pipeline.config import load_recipe, recipe_hash, vary
 from pipeline.config_reports import AblationRow
 from pipeline.models.lora_formats import read_lora
 from pipeline.problems import InputError
-from pipeline.stages.bench import ABLATION, QUICK
+from pipeline.stages.bench import ABLATION, GENERAL_ALONE, QUICK
 from pipeline.stages.contenders import cascade, stacked, untrained_contenders
+from pipeline.stages.distill import plan_settings, update_settings
 from pipeline.stages.evidence.work import part_of
 from pipeline.stages.generality import known_edits
+from pipeline.types import Manifest
 from tests.evaluation_case import make_case
+from tests.unit.distill.halves import Collection, go_on
 
 RECIPE = Path("pipeline/recipes/bench.yaml")
 
@@ -110,3 +114,23 @@ def test_contenders_without_training(tmp_path: Path) -> None:
         assert (method.steps, method.guidance) == (3, 4.0)
         # One set of weights for every effect.
         assert len(set(method.adapters.values())) == 1
+
+
+def test_what_concerns_effects_alone_changes_nothing_of_an_acceleration_lora(
+    tmp_path: Path,
+) -> None:
+    collection = Collection(tmp_path)
+    collection.manifest = Manifest((), collection.manifest.general)
+    few = {"distill.rounds": 3, "distill.batch": 2, "distill.ta_fm_batch": 4}
+
+    def trained(alone: dict[str, Any]) -> dict[str, Tensor]:
+        recipe = vary(load_recipe(RECIPE), few | alone)
+        plan = plan_settings(recipe, collection.manifest)
+        trainer = collection.trainer(plan, update_settings(recipe))
+        go_on(collection.worker(plan), trainer, range(3), deque([trainer.policy()], maxlen=1))
+        return trainer.policy()
+
+    whole, named = trained({"distill.p_switch": 0.0}), trained(GENERAL_ALONE)
+    moved = trained(GENERAL_ALONE | {"distill.score_by_step": False})
+    assert all(torch.equal(whole[k], named[k]) for k in whole)
+    assert not all(torch.equal(whole[k], moved[k]) for k in whole)
