@@ -44,17 +44,17 @@ def robust(loss: Tensor, scale: float) -> Tensor:
 
 
 def tempered(loss: Tensor, power: float) -> Tensor:
-    """``loss**power / power`` of each sample ``[B]``; 1 is the loss itself, 1/2 pseudo-Huber's.
+    """``loss**power`` of each sample ``[B]``; 1 is the loss itself, 1/2 pseudo-Huber's.
 
     loss: mean squared errors >= 0, in squared velocity; power in (0, 1].
 
-    A sample's gradient is ``loss**(power - 1)`` of the plain one, which evens what samples whose
-    outcome is uncertain and those whose outcome is certain add to a step: at 1/2 the same length
-    of residual (Song & Dhariwal 2023, section 3.3, for another reason); towards 0 each is
-    weighted by its inverse variance, as generalised least squares are. Below ``1e-3``, what an
-    effect learned to the last has left, the weight grows no more.
+    A sample's gradient is ``power * loss**(power - 1)`` of the plain one, which evens what samples
+    whose outcome is uncertain and those whose outcome is certain add to a step: at 1/2 all pull
+    alike (Song & Dhariwal 2023, section 3.3, for another reason); towards 0 each is weighted by
+    its inverse variance, as in generalised least squares. Below ``1e-3``, what an effect learned
+    to the last has left, the weight grows no more.
     """
-    return (loss + 1e-3) ** power / power if power < 1 else loss
+    return (loss + 1e-3) ** power if power < 1 else loss
 
 
 def guided_x0(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
