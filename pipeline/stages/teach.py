@@ -86,16 +86,8 @@ def learn(
     )
     pending = []
     for lesson in lessons:
-        plan = TeachPlan(
-            steps=settings.steps,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-            cosine=settings.cosine,
-            ema=settings.ema,
-            seed=lesson.seed,
-            optimizer=settings.optimizer,
-            loss_power=settings.loss_power,
-        )
+        # By name, so that a setting which the plan does not know is an error.
+        plan = TeachPlan(seed=lesson.seed, **settings.model_dump(exclude={"lora"}))
         pending.append(
             task.remote(
                 TeachJob(

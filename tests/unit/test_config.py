@@ -128,6 +128,17 @@ def test_anchors_that_let_go_want_a_student_that_knows_something(tmp_path: Path)
     load_recipe(write(tmp_path, MINIMAL | {"distill": scale, "grow": {"start_from": "runs/a"}}))
 
 
+def test_a_plain_loss_leaves_what_was_trained_before_its_name(tmp_path: Path) -> None:
+    plain, tempered = (
+        load_recipe(write(tmp_path, MINIMAL | {"teach": {"loss_power": power}})).teach.content()
+        for power in (1.0, 0.5)
+    )
+    assert tempered == plain | {"loss_power": 0.5} and "steps" in plain and "lora" not in plain
+    for power in (0.0, 1.5):
+        with pytest.raises(InputError, match=r"teach\.loss_power"):
+            load_recipe(write(tmp_path, MINIMAL | {"teach": {"loss_power": power}}))
+
+
 def test_hash_is_over_what_decides_the_weights(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     base = recipe_hash(load_recipe(path))
