@@ -61,9 +61,9 @@ class TeachSettings(Section):
     loss_power: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def content(self) -> dict[str, object]:
-        """What results depend on, less the LoRA's shape; a plain loss leaves no mark.
+        """What a trained LoRA depends on, less its shape: part of the key it is cached under.
 
-        So what was trained before there was another is still found by its key.
+        The plain loss is left out, so that what was trained when there was no other is found.
         """
         plain = {"loss_power"} if self.loss_power == 1 else set()
         return self.model_dump(mode="json", exclude={"lora"} | plain)
