@@ -60,6 +60,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
         f"teach     {len(teachers)} of {len(bank.effects)} teachers missing: {taught:,} forwards",
         f"targets   {targets} of {samples} missing{note}: "
         f"{targets * recipe.targets.steps * guided:,} forwards",
+        f"{_warm_start(recipe)}"
         f"distill   {recipe.distill.rounds} rounds of {recipe.distill.batch} samples on "
         f"{_shared_out(group)}: {student_cost:.1f} forwards a student "
         f"sample in the student group, {teacher_cost:.1f} in the teacher pool, "
@@ -69,6 +70,18 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
     ]
     names = ["recipe", "prompts", "encode", "teach", "targets", "distill", "evaluate", "export"]
     return "\n".join(lines[: names.index(until) + 1])
+
+
+def _warm_start(recipe: Recipe) -> str:
+    """The line of the flow matching before the rounds, where there is one."""
+    grows = recipe.grow.start_from is not None
+    start = recipe.grow.warm_start if grows else recipe.distill.warm_start
+    if start is None:
+        return ""
+    # A backward counts as two forwards; what is to be kept takes a frozen forward besides.
+    each = 3 + (3 + 1 if grows else 0)
+    forwards = start.steps * start.batch * each
+    return f"start     {start.steps} steps of {start.batch} on the targets: {forwards:,} forwards\n"
 
 
 def forwards_per_student_update(recipe: Recipe, bank: Bank) -> tuple[float, float]:

@@ -60,3 +60,20 @@ def test_it_says_what_each_process_holds_and_on_which_cards(
     cards = re.findall(r"fits on cards of ([\d, ]+) GB", text)
     assert len(parts) == len(cards) == 2
     assert all(gb in fitting.split(", ") for fitting in cards), text
+
+
+def test_a_warm_start_is_among_the_work(
+    model: Path, bank: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = "pipeline/recipes/qwen_image_edit_2509.yaml"
+    overrides = [f"model.path={model}", f"bank={bank}", "evaluate.photographs=1"]
+
+    def told(*more: str) -> str:
+        flags = [part for override in (*overrides, *more) for part in ("--set", override)]
+        assert main(["run", recipe, "--dry-run", *flags]) == 0
+        return capsys.readouterr().out
+
+    assert "\nstart " not in told()
+    # A forward and a backward, which is two.
+    line = "start     20 steps of 4 on the targets: 240 forwards\ndistill "
+    assert line in told("distill.warm_start={steps: 20, batch: 4}")
