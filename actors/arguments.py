@@ -76,3 +76,4 @@ class TeacherPoolArguments:
     board: str
     namespace: str
     quantize: Quantize | None = None
+    simulate: bool = True

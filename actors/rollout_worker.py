@@ -28,4 +28,5 @@ def rollout_worker(arguments: TeacherPoolArguments) -> RolloutWorker:
         manifest=Manifest.from_dict(arguments.manifest),
         plan=arguments.plan,
         guidance=arguments.guidance,
+        simulate=arguments.simulate,
     )

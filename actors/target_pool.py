@@ -22,7 +22,8 @@ from pipeline.types import TargetJob
 class TargetActor:
     """Makes the targets y of :class:`TargetJob` rows into a store.
 
-    Rows of unlike buckets are made one bucket after another.
+    Rows of unlike buckets are made one bucket after another, those of more teachers than there
+    are slots for some teachers at a time.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class TargetActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         columns = (batch[name] for name in TargetJob.COLUMNS)
         jobs = [TargetJob.from_row(*row) for row in zip(*columns, strict=True)]
-        self.teachers.ensure({job.adapter_hash: Path(job.adapter) for job in jobs})
         made: list[tuple[str, Tensor]] = []
         for _, group in groupby(jobs, key=lambda job: job.sample.shapes):
-            rows = list(group)
-            made += zip([job.key for job in rows], self._sample(rows).cpu(), strict=True)
+            alike = list(group)
+            for some in self.teachers.groups([job.adapter_hash for job in alike]):
+                rows = [alike[i] for i in some]
+                self.teachers.ensure({job.adapter_hash: Path(job.adapter) for job in rows})
+                made += zip([job.key for job in rows], self._sample(rows).cpu(), strict=True)
         write_part(self.folder, made)
         return {"key": np.asarray(batch["key"])}
 

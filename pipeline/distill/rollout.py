@@ -7,7 +7,7 @@ across slots, effects mixed.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from pipeline.models.adapters import BASE, Adapters, TeacherCache
 from pipeline.models.editor import Conditions, Editor, concatenate
 from pipeline.plan import PlanSettings, Slot, round_slots
 from pipeline.tensor_store import TensorStore
-from pipeline.types import Manifest, Rollout
+from pipeline.types import EffectEntry, Manifest, Rollout
 
 STUDENT = "student"
 
@@ -41,6 +41,7 @@ class RolloutWorker:
     manifest: Manifest
     plan: PlanSettings
     guidance: float
+    simulate: bool = True
 
     def __post_init__(self) -> None:
         self.counter = ForwardCounter(self.editor.transformer)
@@ -79,7 +80,8 @@ class RolloutWorker:
         x_t = add_noise(x_g, noise("score"), as_sigma([s.t for s in slots], device))
 
         ts_x0 = torch.zeros_like(x_g)
-        effect_rows = batch.effect_rows
+        # Where nothing weighs target simulation, its columns stay 0 and nobody reads them.
+        effect_rows = batch.effect_rows if self.simulate else []
         queries = _Queries.of(x_t, [s.t for s in slots], list(range(len(slots))))
         if effect_rows:
             ts_x0[effect_rows] = self._target_simulation(slots, batch, student, sigmas, noise)
@@ -123,11 +125,22 @@ class RolloutWorker:
             return predict_x0(x_gen, self.editor.velocity(x_gen, t_gen, student.rows(rows)), t_gen)
 
     def _teach(self, queries: "_Queries", slots: list[Slot], batch: SlotBatch) -> Tensor:
-        """Guided x0 of each query's own teacher, cond and uncond of all in one batch."""
+        """Guided x0 of each query's own teacher, in as few batches as the adapters' slots allow."""
         effects = [slots[i].effect for i in queries.rows]
-        entries = [None if e is None else self.manifest.effects[e] for e in effects]
-        self.teachers.ensure({e.adapter_hash: Path(e.adapter) for e in entries if e is not None})
-        names = [BASE if e is None else e.adapter_hash for e in entries]
+        teachers = [None if e is None else self.manifest.effects[e] for e in effects]
+        keys = [None if t is None else t.adapter_hash for t in teachers]
+        scores = torch.empty_like(queries.x)
+        for group in self.teachers.groups(keys):
+            some = [teachers[i] for i in group]
+            scores[group] = self._score(queries.some(group), some, batch)
+        return scores
+
+    def _score(
+        self, queries: "_Queries", teachers: Sequence[EffectEntry | None], batch: SlotBatch
+    ) -> Tensor:
+        """Guided x0, cond and uncond of all in one batch."""
+        self.teachers.ensure({t.adapter_hash: Path(t.adapter) for t in teachers if t is not None})
+        names = [BASE if t is None else t.adapter_hash for t in teachers]
         samples = [batch.samples[i] for i in queries.rows]
         conditions = conditions_of(samples, "teacher", self.store)
         x, t = queries.x, as_sigma(queries.t, self.editor.device)
@@ -155,6 +168,11 @@ class _Queries:
     @classmethod
     def of(cls, x: Tensor, t: list[float], rows: list[int]) -> "_Queries":
         return cls(x[rows], [t[i] for i in rows], rows)
+
+    def some(self, queries: list[int]) -> "_Queries":
+        """A part of the queries, in this order."""
+        t, rows = [self.t[i] for i in queries], [self.rows[i] for i in queries]
+        return _Queries(self.x[queries], t, rows)
 
     def plus(self, x: Tensor, t: list[float], rows: list[int]) -> "_Queries":
         more = _Queries.of(x, t, rows)

@@ -274,6 +274,19 @@ class TeacherCache:
         self._host: dict[str, LoraFile] = {}
         self._slots: OrderedDict[str, None] = OrderedDict()
 
+    def groups(self, keys: Sequence[str | None]) -> list[list[int]]:
+        """Rows to score together, each group of no more teachers than there are slots.
+
+        ``keys`` names the teacher of each row, None where that is the base, which needs no slot.
+        One group wherever all fit.
+        """
+        order = {key: i for i, key in enumerate(dict.fromkeys(k for k in keys if k is not None))}
+        groups: dict[int, list[int]] = {}
+        for row, key in enumerate(keys):
+            group = 0 if key is None else order[key] // self.resident
+            groups.setdefault(group, []).append(row)
+        return list(groups.values())
+
     def ensure(self, wanted: Mapping[str, Path]) -> None:
         """Make the adapters (content hash to file) resident, all at once usable in one batch.
 

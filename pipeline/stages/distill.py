@@ -122,6 +122,7 @@ def arguments_of(
         lag=recipe.distill.lag,
         board=board,
         namespace=NAMESPACE,
+        simulate=recipe.distill.losses.dmd_ts > 0,
     )
     return student, teachers
 

@@ -54,7 +54,8 @@ class Collection:
 
     def __init__(self, folder: Path, buckets: Sequence[Bucket] = (SHAPES,)) -> None:
         store, self.manifest = tiny_collection(folder, tiny_editor(), buckets)
-        self.store = TensorStore([store])
+        self.folders = [store]
+        self.store = TensorStore(self.folders)
 
     def plan(self, plan: PlanSettings) -> PlanSettings:
         """A plan over this collection's buckets."""
