@@ -6,6 +6,7 @@ again.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -217,12 +218,29 @@ def _effect(
 
 
 def photograph_names(paths: Sequence[Path]) -> list[str]:
-    """Held-out pictures' names: their stems, with the folder before those that several share."""
-    stems = [path.stem for path in paths]
-    return [
-        path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}_{path.stem}"
+    """Held-out pictures' names, no two alike: their stems.
+
+    Where one folder has ``1.png`` and ``1.jpg`` the ending is part of the name; before a name that
+    several folders have come as many folders as tell them apart. If all that fails they are
+    numbered.
+    """
+    siblings = Counter(path.with_suffix("") for path in paths)
+    stems = [
+        path.stem if siblings[path.with_suffix("")] == 1 else f"{path.stem}_{path.suffix[1:]}"
         for path in paths
     ]
+    above = [path.parent.relative_to(path.anchor).parts for path in paths]
+    names = stems
+    for folders in range(1, max(map(len, above), default=0) + 1):
+        longer = ["_".join([*a[-folders:], s]) for a, s in zip(above, stems, strict=True)]
+        names = _where_shared(names, longer)
+    alike = len(set(names)) < len(names)
+    return [f"{i}_{name}" for i, name in enumerate(names)] if alike else names
+
+
+def _where_shared(names: Sequence[str], longer: Sequence[str]) -> list[str]:
+    count = Counter(names)
+    return [name if count[name] == 1 else other for name, other in zip(names, longer, strict=True)]
 
 
 def _test_source(

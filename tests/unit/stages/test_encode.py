@@ -4,12 +4,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.bank import load_bank
 from pipeline.config import ModelSettings, Recipe
 from pipeline.prompting import make_prompts
 from pipeline.stages.distill import plan_settings
-from pipeline.stages.encode import Collection, Encodings, collect
+from pipeline.stages.encode import Collection, Encodings, collect, photograph_names
 from pipeline.types import EffectEntry, Manifest, TargetJob
 from tests.tiny_flux import write_tiny_flux
 from tests.unit.malformed.good_bank import Work, good_work, write_image, write_rows
@@ -102,3 +104,32 @@ def test_a_bank_of_several_shapes_and_sources(tmp_path: Path) -> None:
     job = TargetJob("key", "a.safetensors", "hash", negative.samples[0], 7)
     row = job.row()
     assert TargetJob.from_row(*(row[name] for name in TargetJob.COLUMNS)) == job
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["test/a.png", "test/b.png"], ["a", "b"]),
+        (["one/a.png", "two/a.png", "two/b.png"], ["one_a", "two_a", "b"]),
+        # As `init` finds them: effects of equal numbers of pairs.
+        (
+            ["snow/before/1.png", "rain/before/1.png", "rain/before/2.png"],
+            ["snow_before_1", "rain_before_1", "2"],
+        ),
+        (["test/1.png", "test/1.jpg"], ["1_png", "1_jpg"]),
+        (["/a/x.png", "/b/x.png"], ["a_x", "b_x"]),
+    ],
+)
+def test_held_out_pictures_have_names_of_their_own(paths: list[str], names: list[str]) -> None:
+    assert photograph_names([Path(path) for path in paths]) == names
+
+
+PARTS = st.sampled_from(["a", "b", "a_b", "1"])
+
+
+@given(st.lists(st.tuples(st.lists(PARTS, max_size=3), PARTS, st.sampled_from([".png", ".jpg"]))))
+def test_no_two_pictures_share_a_name(places: list[tuple[list[str], str, str]]) -> None:
+    paths = list({Path(*folders, stem + ending) for folders, stem, ending in places})
+    names = photograph_names(paths)
+    assert len(set(names)) == len(paths)
+    assert not any("/" in name for name in names)
