@@ -17,6 +17,7 @@ from pipeline.config import Recipe
 from pipeline.evaluation.orthogonality import most_orthogonal
 from pipeline.models.families import family_of
 from pipeline.models.fingerprint import fingerprint
+from pipeline.models.local import absolute
 from pipeline.places import Places
 from pipeline.prompting import make_trigger
 from pipeline.stages.encode import sha
@@ -73,7 +74,7 @@ def _encoded(
     found = task.remote(
         list(prompts),
         [str(p.resolve()) for p in _seen(recipe, bank)],
-        str(Path(recipe.model.path).resolve()),
+        absolute(recipe.model.path),
         device_of(recipe.model, pool.num_gpus),
         recipe.model.dtype,
         pool.threads,
@@ -93,6 +94,8 @@ def _chosen(recipe: Recipe, bank: Bank, places: Places, ray: Callable[[], None])
     length = recipe.prompts.trigger_length
     own = [e.trigger for e in bank.effects if e.trigger]
     free = [e.name for e in bank.effects if not e.trigger]
+    if not free:
+        return {}
     candidates = [
         [make_trigger(name, length, recipe.seed + k) for k in range(CANDIDATES)] for name in free
     ]

@@ -33,6 +33,7 @@ from pipeline.evaluation.report import ImageScore
 from pipeline.miniature.effects import KNOWN
 from pipeline.miniature.pictures import to_image
 from pipeline.models.fingerprint import fingerprint
+from pipeline.models.local import absolute
 from pipeline.places import Places
 from pipeline.problems import InputError, Problem
 from pipeline.prompting import compose
@@ -198,7 +199,7 @@ class _Desk:
             task.remote(
                 [job for _, job in share],
                 {pair.name: pair for pair in self.pairs},
-                str(Path(self.recipe.model.path).resolve()),
+                absolute(self.recipe.model.path),
                 device_of(self.recipe.model, pool.num_gpus),
                 self.recipe.model.dtype,
                 pool.threads,

@@ -18,6 +18,7 @@ from pipeline.controller import Prepared
 from pipeline.distill.noise import generator
 from pipeline.evaluation.effectbench import Method, TestSource, adapter_file, standard_methods
 from pipeline.evaluation.routing import routed, routing_errors
+from pipeline.models.local import absolute
 from pipeline.models.lora_formats import content_hash
 from pipeline.places import Places
 from pipeline.stages.encode import Encodings, encode, missing
@@ -127,7 +128,7 @@ def _served(
     served = ray.get(
         task.remote(
             [*shuffles, *one],
-            str(Path(recipe.model.path).resolve()),
+            absolute(recipe.model.path),
             device_of(recipe.model, pool.num_gpus),
             recipe.model.dtype,
             pool.threads,
