@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -201,7 +202,23 @@ def inspect_recipe(
         except InputError as error:
             problems += error.problems
     recipe, found = _salvage(str(path), data)
-    return recipe, problems + found
+    problems += found
+    if recipe is not None and not problems:
+        problems = _wrong_changes(str(path), recipe)
+    return recipe, problems
+
+
+def _wrong_changes(file: str, recipe: Recipe) -> list[Problem]:
+    """What is wrong with the bench's changes to the recipe, which its reports try hours later."""
+    problems: list[Problem] = []
+    for name in ("acceleration_set", "ablation_set", "scale_set"):
+        try:
+            vary(recipe, getattr(recipe.bench, name))
+        except InputError as error:
+            problems += [
+                replace(p, file=file, field=f"bench.{name}: {p.field}") for p in error.problems
+            ]
+    return problems
 
 
 def vary(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -212,11 +229,9 @@ def vary(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """
     data = recipe.model_dump(mode="json")
     for key, value in changes.items():
-        *sections, last = key.split(".")
-        place = data
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = value
+        if (odd := _put(data, key, value)) is not None:
+            what = f"{odd} is not a section"
+            raise InputError([Problem(recipe.name, key, value, what, "check the key")])
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -282,6 +297,9 @@ def _drop(data: dict[str, Any], error: ErrorDetails) -> set[str]:
         data.pop("distill", None)
         return set()
     *sections, last = error["loc"]
+    # What is missing cannot be taken out: the section that lacks it goes.
+    if error["type"] == "missing" and sections:
+        *sections, last = sections
     inner: Any = data
     for section in sections:
         # Within a list, the whole list goes.
@@ -307,9 +325,18 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         value = parse_yaml(text)
     except ValueError as error:
         raise refused(f"the value is not YAML: {error}", "quote it") from None
+    if (odd := _put(data, key, value)) is not None:
+        raise refused(f"{odd} is not a section", "check the key")
+
+
+def _put(data: dict[str, Any], key: str, value: object) -> str | None:
+    """Set a dotted key; what is no section on the way there. A section that is off is begun."""
     *sections, last = key.split(".")
     for section in sections:
-        data = data.setdefault(section, {})
+        if data.get(section) is None:
+            data[section] = {}
+        data = data[section]
         if not isinstance(data, dict):
-            raise refused(f"{section} is not a section", "check the key")
+            return section
     data[last] = value
+    return None

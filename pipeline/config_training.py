@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config_types import (
     Count,
+    Decay,
     Guidance,
     Name,
     PathText,
@@ -56,7 +57,7 @@ class TeachSettings(Section):
     batch: Positive = 1
     learning_rate: Rate = 1e-4
     optimizer: Literal["adamw", "muon"] = "adamw"
-    ema: Share = 0.0
+    ema: Decay = 0.0
     cosine: bool = False
     loss_power: Annotated[float, Field(gt=0, le=1)] = 1.0
 
@@ -102,9 +103,9 @@ class DistillSettings(Section):
     warmup: Count = 0
     schedule: Literal["constant", "cosine"] = "constant"
     fake_schedule: Literal["constant", "cosine"] | None = None
-    betas: tuple[Share, Share] = Field(default=(0.9, 0.999), strict=False)
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), strict=False)
     grad_clip: Annotated[float, Field(gt=0)] = 10.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Decay = 0.0
     guidance: Guidance = 5.0
     losses: LossSettings = LossSettings()
     tau_max: Share = 0.75

@@ -12,6 +12,8 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+# Of a running average: at 1 it would never move.
+Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Guidance = Annotated[float, Field(ge=1, le=30, allow_inf_nan=False)]
 Overrides = dict[str, Any]
 

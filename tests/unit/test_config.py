@@ -8,7 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import Recipe, inspect_recipe, load_recipe, recipe_hash
+from pipeline.config import Recipe, inspect_recipe, load_recipe, recipe_hash, vary
 from pipeline.problems import InputError, Problem
 from pipeline.yaml_file import parse_yaml
 
@@ -111,6 +111,43 @@ def test_all_problems_come_in_one_report(tmp_path: Path) -> None:
     assert recipe is not None
     assert recipe.distill.lag == 0
     assert len(problems) == 4
+
+
+def test_a_section_that_lacks_a_field_is_reported_once(tmp_path: Path) -> None:
+    endpoint = {"prompts": {"endpoint": {"url": "http://localhost/v1"}}, "seed": -1}
+    recipe, problems = inspect_recipe(write(tmp_path, MINIMAL | endpoint))
+    assert sorted(p.field for p in problems) == ["prompts.endpoint.model", "seed"]
+    assert recipe is not None
+    assert recipe.prompts.endpoint is None
+
+
+@pytest.mark.parametrize("decay", ["distill.ema=1", "teach.ema=1", "distill.betas=[0.9, 1.0]"])
+def test_an_average_that_never_moves_is_refused(tmp_path: Path, decay: str) -> None:
+    with pytest.raises(InputError, match="less than 1"):
+        load_recipe(write(tmp_path, MINIMAL), (decay,))
+
+
+def test_a_change_below_what_is_off_begins_the_section(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL))
+    assert recipe.distill.warm_start is None
+    begun = vary(recipe, {"distill.warm_start.steps": 7}).distill.warm_start
+    assert begun is not None
+    assert begun.steps == 7
+    assert load_recipe(write(tmp_path, MINIMAL), ("distill.warm_start.steps=7",)) == vary(
+        recipe, {"distill.warm_start.steps": 7}
+    )
+    with pytest.raises(InputError, match="seed is not a section"):
+        vary(recipe, {"seed.first": 1})
+
+
+def test_a_bench_says_at_once_what_a_report_would_trip_over(tmp_path: Path) -> None:
+    wrong = {"ablation_set": {"distill.round": 3}, "scale_set": {"distill.p_switch": 2.0}}
+    with pytest.raises(InputError) as error:
+        load_recipe(write(tmp_path, MINIMAL | {"bench": wrong}))
+    assert [p.field for p in error.value.problems] == [
+        "bench.ablation_set: distill.round",
+        "bench.scale_set: distill.p_switch",
+    ]
 
 
 def test_a_wrong_tau_is_not_also_crossed(tmp_path: Path) -> None:
