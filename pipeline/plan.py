@@ -239,13 +239,3 @@ def round_anchors(settings: PlanSettings, round_index: int, rank: int = 0) -> li
         t = shift_sigma(_open_unit(rng), settings.shift)
         anchors.append(AnchorSlot(effect, sample, t, bucket))
     return anchors
-
-
-def describe(settings: PlanSettings, rounds: int) -> dict[str, float]:
-    """Shares and counts of a plan's first rounds, for ``--dry-run``."""
-    slots = [s for r in range(min(rounds, 50)) for s in round_slots(settings, r)]
-    return {
-        "effect_share": float(np.mean([s.effect is not None for s in slots])),
-        "mean_student_step": float(np.mean([s.step for s in slots])),
-        "sigmas": float(len(student_sigmas(settings.student_steps, settings.shift))),
-    }

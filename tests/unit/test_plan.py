@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.distill.noise import generator
 from pipeline.distill.schedule import shift_sigma, student_sigmas
-from pipeline.plan import BucketCounts, PlanSettings, describe, round_anchors, round_slots
+from pipeline.plan import BucketCounts, PlanSettings, round_anchors, round_slots
 
 PLAN = PlanSettings(
     seed=3,
@@ -114,13 +114,6 @@ def test_fake_steps_are_spread_over_the_schedule(updates: int) -> None:
             orders.add(slot.fake_steps)
     # Not the same order for all.
     assert len(orders) > 4
-
-
-def test_describe_counts_the_plan() -> None:
-    told = describe(replace(PLAN, p_switch=1.0), 20)
-    assert told["effect_share"] == 1.0
-    assert told["sigmas"] == 8
-    assert 2.5 < told["mean_student_step"] < 4.5
 
 
 # Effect 0 is in every bucket, effect 2 in one, and the second has no general rows.
