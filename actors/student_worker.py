@@ -25,11 +25,12 @@ from pipeline.distill.dealing import Dealing
 from pipeline.distill.names import SCORE
 from pipeline.distill.start import begin_with
 from pipeline.distill.update import FAKE, STUDENT, StudentTrainer
-from pipeline.mirror import local_path
+from pipeline.mirror import at_hand, local_path
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
 from pipeline.models.loading import BaseRows
 from pipeline.models.local import local_model
+from pipeline.models.lora_formats import lora_at_hand
 from pipeline.models.sharding import shard_transformer
 from pipeline.problems import disk_errors
 from pipeline.tensor_store import TensorStore
@@ -57,8 +58,9 @@ def student_trainer(arguments: StudentArguments, workers: int = 1) -> StudentTra
         lora = arguments.rank, arguments.alpha, arguments.modules
         adapters.add(name, *lora, seed, device="cpu" if sharded else None)
     if arguments.start is not None:
-        fake = Path(arguments.start_fake) if arguments.start_fake else None
-        begin_with(adapters, Path(arguments.start), fake, arguments.alpha / arguments.rank)
+        fake = at_hand(arguments.start_fake) if arguments.start_fake else None
+        start = lora_at_hand(arguments.start)
+        begin_with(adapters, start, fake, arguments.alpha / arguments.rank)
     if sharded:
         whole_base = arguments.quantize is not None
         rows = None if whole_base else BaseRows(local_model(arguments.model))

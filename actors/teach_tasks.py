@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 import torch
@@ -14,7 +13,7 @@ from pipeline.distill.teach import START, TEACHER, Pairs, TeachPlan, teach
 from pipeline.mirror import local_path
 from pipeline.models.adapters import Adapters
 from pipeline.models.families import load_editor
-from pipeline.models.lora_formats import LoraModule, read_lora, write_lora
+from pipeline.models.lora_formats import LoraModule, lora_at_hand, read_lora, write_lora
 from pipeline.models.quantization import Quantize
 from pipeline.storage import seal
 from pipeline.tensor_store import TensorStore
@@ -54,7 +53,8 @@ def teach_effect(
     adapters.add(TEACHER, lora.rank, lora.alpha, lora.modules, seed=plan.seed)
     if job.start is not None:
         adapters.add(START, lora.rank, lora.alpha, lora.modules, seed=0, masters=False)
-        weights = start_weights(read_lora(Path(job.start)).modules, lora.alpha / lora.rank)
+        start = read_lora(lora_at_hand(job.start))
+        weights = start_weights(start.modules, lora.alpha / lora.rank)
         for name in (TEACHER, START):
             adapters.replace(name, weights)
     store = TensorStore([local_path(s) for s in stores])

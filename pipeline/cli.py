@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
             "--from",
             dest="start",
             metavar="DIR",
-            help="add effects to this finished student (an export's folder or a LoRA file)",
+            help="add effects to this finished student: a LoRA file, or another output's export",
         )
         command.set_defaults(command=_stage, stage="export" if name == "run" else name)
     validate = _command(

@@ -56,12 +56,15 @@ def run(recipe: Recipe, bank: Bank, until: str = "export") -> Places:
         def ray() -> None:
             stack.enter_context(ray_session(recipe.cluster))
 
-        on_stage = stack.enter_context(Reporter(recipe, places)).stage
+        reporter = stack.enter_context(Reporter(recipe, places))
+        on_stage = reporter.stage
         prepared = prepare(recipe, bank, places, ray, until, on_stage=on_stage)
         if prepared is None or until == "targets":
             return places
 
-        publisher, history = Publisher(recipe, bank, places), History(places.history)
+        key = run_key_of(recipe, prepared.manifest)
+        reporter.distils(key)
+        publisher, history = Publisher(recipe, bank, places), History(places.history, key)
         on_stage("distill", recipe.distill.rounds, 0)
         lora = distilled(
             recipe,

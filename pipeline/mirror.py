@@ -126,7 +126,8 @@ def fetch(path: Path) -> bool:
         return path.is_file()
     if remote.version != LIVE:
         return path.is_file() or _fetch_pinned(remote)
-    entry = object_store.head(remote.bucket, remote.key)
+    # A bucket is no file, and S3 refuses to be asked.
+    entry = object_store.head(remote.bucket, remote.key) if remote.key else None
     if entry is None:
         return False
     _bring(remote, entry)

@@ -72,7 +72,7 @@ class Places:
 
     @property
     def history(self) -> Path:
-        """One JSON line a round."""
+        """One JSON line a round, of each run that the output has had."""
         return self.output / "history.jsonl"
 
     @property

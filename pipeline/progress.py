@@ -36,7 +36,8 @@ class Progress:
 
     state: running, finished or failed; total, ready: what the stage is of, and what of it was
     there when it began; stored: what its store then held in all (other recipes' included), so that
-    what has come since can be counted; times are seconds of the epoch.
+    what has come since can be counted; times are seconds of the epoch; run_key: whose rounds of
+    the output's history are its own, as soon as that is known.
     """
 
     recipe: dict[str, Any]
@@ -51,6 +52,7 @@ class Progress:
     stage_began: float
     alive: float
     error: str = ""
+    run_key: str = ""
 
 
 def ignore(stage: str, total: int, ready: int) -> None:
@@ -121,6 +123,10 @@ class Reporter:
         """A stage begins: ``ready`` of ``total`` are there already."""
         held, now = stored(stage, self._places), time.time()
         self._write(stage=stage, total=total, ready=ready, stored=held, stage_began=now)
+
+    def distils(self, run_key: str) -> None:
+        """The run knows its name: which rounds and checkpoints of its output are its own."""
+        self._write(run_key=run_key)
 
     def __enter__(self) -> Self:
         self._write()

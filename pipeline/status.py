@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.run_place import latest_run
+from actors.run_place import RunPlace, latest_run
 from pipeline.config import load_recipe
 from pipeline.places import Places
 from pipeline.problems import InputError, Problem
@@ -111,7 +111,8 @@ def _status(places: Places, progress: Progress, now: float) -> Status:
     state = progress.state
     if state == "running" and silent > SILENT_SECONDS:
         state = "stopped"
-    rows = History(places.history).load()
+    # Without a key it has not come to its rounds, or is of a version whose rows have none either.
+    rows = History(places.history, progress.run_key).load()
     done, per_second = progress.ready, 0.0
     rounds = int(progress.recipe["distill"]["rounds"])
     recent = rows[-RECENT:]
@@ -143,6 +144,8 @@ def _status(places: Places, progress: Progress, now: float) -> Status:
     if not rows:
         return status
     last, place = rows[-1], latest_run(places.training)
+    if progress.run_key:
+        place = RunPlace(places.training, progress.run_key)
     busy = [row["teacher_busy_share"] for row in recent if "teacher_busy_share" in row]
     return Status(
         **{

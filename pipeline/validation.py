@@ -18,8 +18,9 @@ from pipeline.mirror import local_path
 from pipeline.models.families import FAMILIES, family_of
 from pipeline.models.local import local_model
 from pipeline.models.lora_formats import lora_problems, read_lora, transformer_shapes
+from pipeline.places import Places
 from pipeline.problems import InputError, Problem
-from pipeline.stages.grow import new_effects
+from pipeline.stages.grow import FIELD, new_effects
 
 Shapes = dict[str, tuple[int, int]]
 
@@ -47,6 +48,8 @@ def validate(recipe_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Re
         problems += found
     if "output" not in wrong:
         problems += _check_output(file, recipe.output)
+        if not any(field.split(".")[0] == "grow" for field in wrong):
+            problems += _check_replaced(file, recipe)
     bank = None
     if "bank" not in wrong:
         effects = None if any(f.split(".")[0] == "effects" for f in wrong) else recipe.effects
@@ -182,6 +185,25 @@ def _check_start(recipe: Recipe, bank: Bank) -> list[Problem]:
     except InputError as error:
         return error.problems
     return []
+
+
+def _check_replaced(file: str, recipe: Recipe) -> list[Problem]:
+    """Whether the run's own export would take the place of what the student begins with.
+
+    That is in what names the run: each repeat would be another run, on top of the last one.
+    """
+    text = recipe.grow.start_from
+    if text is None:
+        return []
+    try:
+        start = local_path(text).resolve()
+    except InputError:
+        return []  # no place at all: whoever reads it says so
+    if not start.is_relative_to(Places.of(recipe.output).student.resolve()):
+        return []
+    what = "the run would replace its own start"
+    remedy = "set another output (--set output=runs/grown), or start from a copy of it"
+    return [Problem(file, FIELD, text, what, remedy)]
 
 
 def _check_adapters(bank: Bank, shapes: Shapes | None) -> Iterable[Problem]:

@@ -6,7 +6,7 @@ from pipeline.models.lora.check import (
     lora_problems,
     transformer_shapes,
 )
-from pipeline.models.lora.read import WEIGHTS_FILE, content_hash, read_lora
+from pipeline.models.lora.read import WEIGHTS_FILE, content_hash, lora_at_hand, read_lora
 from pipeline.models.lora.types import LoraFile, LoraModule, Shapes
 from pipeline.models.lora.write import LAYOUTS, Layout, peft_settings, write_lora
 
@@ -20,6 +20,7 @@ __all__ = [
     "check_lora",
     "content_hash",
     "linear_shapes",
+    "lora_at_hand",
     "lora_problems",
     "peft_settings",
     "read_lora",

@@ -1,6 +1,7 @@
 """Distill: the on-policy part. Turns a recipe into the two halves' arguments and runs them."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -129,36 +130,51 @@ def arguments_of(
 
 OnMetrics = Callable[[dict[str, float]], None]
 OnPreview = Callable[[int, bytes], None]
+# Names a row's run in the history; no metric.
+RUN = "run"
 
 
 class History:
-    """Metrics by round in a JSON-lines file; a resumed run's rounds replace those it repeats."""
+    """Metrics by round in a JSON-lines file; a resumed run's rounds replace those it repeats.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    run_key: whose rounds they are, of all the runs that an output has had. Rows without a key, of
+    a version that wrote none, are the run's own up to where it wrote rows with one. None: all rows.
+    """
+
+    def __init__(self, path: Path, run_key: str | None = None) -> None:
+        self.path, self.run_key = path, run_key
 
     def load(self) -> list[dict[str, float]]:
-        """All rounds on record, in order, the last word on each."""
+        """All rounds of the run on record, in order, the last word on each."""
         if not mirror.fetch(self.path):
             return []
         rows: dict[float, dict[str, float]] = {}
+        unnamed: dict[float, dict[str, float]] = {}
         for line in self.path.read_text().splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue  # the line that a kill cut short
-            rows[row["round"]] = row
+            key = row.pop(RUN, None)
+            if self.run_key is None or key == self.run_key:
+                rows[row["round"]] = row
+            elif key is None:
+                unnamed[row["round"]] = row
+        # A run that began anew repeats them all, one that went on those after its checkpoint.
+        began = min(rows, default=math.inf)
+        rows |= {r: row for r, row in unnamed.items() if r < began}
         return [rows[r] for r in sorted(rows)]
 
     def append(self, metrics: dict[str, float]) -> None:
         """Add one round."""
+        named: dict[str, object] = {RUN: self.run_key} if self.run_key else {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with disk_errors(self.path), self.path.open("ab+") as file:
             # A kill or a full disk may have cut the last line short.
             if file.seek(0, os.SEEK_END) > 0:
                 file.seek(-1, os.SEEK_END)
                 file.write(b"" if file.read(1) == b"\n" else b"\n")
-            file.write(json.dumps(metrics).encode() + b"\n")
+            file.write(json.dumps(named | metrics).encode() + b"\n")
 
     def publish(self) -> None:
         """To S3, if it is kept there, where nothing can be appended to an object."""

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from pipeline.bank import Bank
 from pipeline.config import Recipe
-from pipeline.mirror import local_path
-from pipeline.models.lora_formats import content_hash, read_lora, transformer_shapes
+from pipeline.models.lora_formats import content_hash, lora_at_hand, read_lora, transformer_shapes
 from pipeline.problems import InputError, Problem
 from pipeline.storage import content_key, sha256_file
 from pipeline.types import Manifest
@@ -43,7 +42,7 @@ def start_of(recipe: Recipe) -> Start | None:
     """
     if recipe.grow.start_from is None:
         return None
-    path = local_path(recipe.grow.start_from)
+    path = lora_at_hand(recipe.grow.start_from)
     if not path.exists():
         what, remedy = "no such file or folder", "name an export's folder or a LoRA file"
         raise InputError([Problem("recipe", FIELD, str(path), what, remedy)])

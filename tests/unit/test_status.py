@@ -11,6 +11,7 @@ from pipeline.config import Recipe, vary
 from pipeline.places import Places
 from pipeline.problems import InputError
 from pipeline.progress import Reporter, progress_file, read_progress
+from pipeline.stages.distill import History
 from pipeline.status import SILENT_SECONDS, describe, read_status
 from pipeline.tensor_store import write_part
 
@@ -78,6 +79,35 @@ def test_a_running_distillation_from_its_files(tmp_path: Path) -> None:
         assert status.losses == {"loss_fake": 0.5}
         assert "ETA       26 min 40 s" in describe(status)
     assert read_status(tmp_path).state == "finished"
+
+
+def test_a_run_in_an_output_that_had_another(tmp_path: Path) -> None:
+    """The old run's rounds, losses and checkpoint are not this one's."""
+    places = Places(tmp_path)
+    old, new = History(places.history, "key"), History(places.history, "new")
+    for r in range(5000):
+        old.append(row(r))
+    snapshot(places, 5000)
+    with Reporter(vary(RECIPE, {"distill.rounds": 100}), places) as reporter:
+        reporter.stage("encode", 4, 1)
+        assert read_status(tmp_path).round is None
+        reporter.distils("new")
+        reporter.stage("distill", 100, 0)
+        status = read_status(tmp_path)
+        assert (status.done, status.round) == (0, None)
+        for r in range(3):
+            new.append(row(r) | {"loss_fake": 9.0})
+        status = read_status(tmp_path)
+        assert (status.done, status.total, status.round, status.rounds) == (3, 100, 3, 100)
+        assert status.losses == {"loss_fake": 9.0} and status.checkpoint_round is None
+        assert status.eta_seconds == pytest.approx(97 * 0.4)
+    # The old recipe again, which only looks at its finished student.
+    with Reporter(RECIPE, places) as reporter:
+        reporter.distils("key")
+        reporter.stage("distill", 5000, 0)
+        status = read_status(tmp_path)
+        assert (status.round, status.checkpoint_round) == (5000, 5000)
+        assert status.losses == {"loss_fake": 0.5}
 
 
 def test_a_stage_before_is_counted_in_its_store(tmp_path: Path) -> None:

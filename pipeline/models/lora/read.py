@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pipeline import mirror
 from pipeline.models.lora.alphas import (
     ADAPTER_FILE,
     CONFIG_FILE,
@@ -100,6 +101,21 @@ def content_hash(path: str | Path) -> str:
         with part.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
+
+
+def lora_at_hand(place: mirror.Place) -> Path:
+    """The path on this machine of a LoRA file, or of a folder of one; from S3 it is fetched first.
+
+    With all that :func:`read_lora` reads of it, and nothing else of the folder.
+    """
+    path = mirror.local_path(place)
+    if mirror.fetch(path):
+        if path.name == ADAPTER_FILE:
+            mirror.fetch(path.with_name(CONFIG_FILE))
+        return path
+    for name in (ADAPTER_FILE, CONFIG_FILE, WEIGHTS_FILE):
+        mirror.fetch(path / name)
+    return path
 
 
 def _in_folder(folder: Path) -> Path:

@@ -1,10 +1,13 @@
 """Recipes that are wrong."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from pipeline.models.lora_formats import write_lora
 from tests.unit.malformed.case import Case
-from tests.unit.malformed.good_bank import Work
+from tests.unit.malformed.good_bank import Work, lora
 
 RANGE = "stated type and range"
 
@@ -49,6 +52,17 @@ def _crossed_taus(work: Work) -> None:
 
 def _no_step_below_tau_max(work: Work) -> None:
     work.recipe["student"] = {"steps": 2, "shift": 10.0}
+
+
+def _start_from(inner: str) -> Callable[[Work], None]:
+    def spoil(work: Work) -> None:
+        start = f"{work.recipe['output']}/{inner}"
+        if not start.endswith(".safetensors"):
+            start += "/pytorch_lora_weights.safetensors"
+        write_lora(Path(os.path.normpath(start)), lora(), {})
+        work.recipe["grow"] = {"start_from": f"{work.recipe['output']}/{inner}"}
+
+    return spoil
 
 
 def _pool(work: Work) -> None:
@@ -146,4 +160,12 @@ RECIPE_CASES = (
     _whole("recipe_python_tag", "name: !!python/object/apply:os.getcwd []\n", "not YAML"),
     _whole("recipe_no_date", "name: 2024-13-45\n", "not YAML"),
     Case("output_is_a_file", _output_is_file, "recipe.yaml", "output", "name a new folder"),
+    *(
+        Case(f"start_is_{name}", _start_from(inner), "recipe.yaml", "grow.start_from", "another")
+        for name, inner in (
+            ("own_export", "student"),
+            ("in_own_export", "student/comfyui/a.safetensors"),
+            ("own_export_in_other_words", "other/../student/"),
+        )
+    ),
 )

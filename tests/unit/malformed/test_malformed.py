@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.models.lora_formats import write_lora
 from pipeline.problems import InputError
 from pipeline.validation import validate
 from tests.unit.malformed.bank_cases import BANK_CASES
 from tests.unit.malformed.case import Case
 from tests.unit.malformed.file_cases import FILE_CASES
-from tests.unit.malformed.good_bank import TO_Q, WIDTH, Work, good_work
+from tests.unit.malformed.good_bank import TO_Q, WIDTH, Work, good_work, lora
 from tests.unit.malformed.recipe_cases import RECIPE_CASES
 
 CASES = (*RECIPE_CASES, *BANK_CASES, *FILE_CASES)
@@ -68,6 +69,20 @@ def test_a_bank_of_other_layouts_passes(tmp_path: Path) -> None:
         work.file("adapters/negative.safetensors"),
     )
     assert len(validate(work.recipe_file)[1].effects) == 2
+
+
+@pytest.mark.parametrize("place", ["student-of-may", "training/key/student.safetensors"])
+def test_a_start_that_no_export_replaces_passes(tmp_path: Path, place: str) -> None:
+    """A copy of the export beside it; the finished student that the export was made of."""
+    work = good_work(tmp_path / "work")
+    start = Path(work.recipe["output"]) / place
+    file = start if start.suffix else start / "pytorch_lora_weights.safetensors"
+    (layer,) = lora().values()
+    write_lora(file, {TO_Q: layer, TO_Q.replace("0", "1"): layer}, {})
+    work.recipe["student"] = {"lora": {"rank": 2, "alpha": 2.0, "modules": ["attn.to_q"]}}
+    work.recipe["grow"] = {"start_from": str(start), "new_effects": ["snow"]}
+    work.save()
+    assert validate(work.recipe_file)[0].grow.start_from == str(start)
 
 
 def test_corpus_is_as_large_as_asked() -> None:
