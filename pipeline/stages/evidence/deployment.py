@@ -68,10 +68,10 @@ def deployment_report(work: Bench) -> None:
     for method, test in (
         (teacher, prepared.collection.test),
         (student, prepared.collection.test),
-        (replace(teacher, name=ROUTED, adapters=swapped), behind),
+        (replace(teacher, name=ROUTED, adapters=swapped, prompts="student"), behind),
         (replace(student, name=FREE), free),
     ):
-        _add(work, evidence, recipe, bank, test, method)
+        _add(work, evidence, recipe, bank, prepared, test, method)
 
 
 def _add(
@@ -79,10 +79,11 @@ def _add(
     evidence: Evidence,
     recipe: Recipe,
     bank: Bank,
+    prepared: Prepared,
     test: Sequence[TestSource],
     method: Method,
 ) -> None:
-    cells, costs = work.effects(recipe, bank, test, [method], None)
+    cells, costs = work.effects(recipe, bank, prepared.manifest, test, [method], None)
     evidence.cells += cells
     evidence.costs |= costs
     evidence.write(work)
@@ -170,7 +171,10 @@ def _asked_freely(
     queries: Mapping[str, str],
     route: Mapping[str, str],
 ) -> tuple[list[TestSource], list[TestSource]]:
-    """The photographs with the query for the student's prompt; and with the routed teacher's."""
+    """The photographs with the query for the student's prompt; and with the routed teacher's.
+
+    The teachers' own prompts stay: where nobody knows the truth, it is what they make of them.
+    """
     places, encodings = Places(work.root), Encodings(recipe.model)
     free, behind = [], []
     for source in prepared.collection.test:
@@ -178,7 +182,7 @@ def _asked_freely(
         asked = {name: encodings.prompt(text, seen) for name, text in queries.items()}
         free.append(replace(source, student_prompts=asked))
         taken = {name: source.teacher_prompts[route[name]] for name in queries}
-        behind.append(replace(source, teacher_prompts=taken))
+        behind.append(replace(source, student_prompts=taken))
     if todo := missing(encodings.jobs.values(), stored_keys(places.encodings)):
         work.ray()
         encode(recipe, todo, places.encodings)

@@ -96,7 +96,8 @@ def _score(
     new: list[str],
 ) -> None:
     """A method's cells under another name (its pictures are kept under its own), by group."""
-    cells, costs = work.scores(recipe, bank, prepared.collection.test, [method], seed)
+    test = prepared.collection.test
+    cells, costs = work.scores(recipe, bank, prepared.manifest, test, [method], seed)
     evidence.cells += [_grouped(cell, name, new) for cell in cells]
     for group in (OLD, NEW):
         evidence.costs[f"{name}, {group}"] = costs[method.name]
