@@ -79,6 +79,8 @@ GENERAL_ALONE: dict[str, Any] = {
     "distill.losses.ta_fm": 0.0,
     "distill.ta_fm_scale": None,
     "distill.ta_fm_batch": 0,
+    # A look scores effects, and there are none.
+    "watch.every": 0,
 }
 
 # A bench of minutes that goes through every line of a long one; its numbers mean nothing.

@@ -18,8 +18,10 @@ from pipeline.stages.contenders import cascade, stacked, untrained_contenders
 from pipeline.stages.distill import plan_settings, update_settings
 from pipeline.stages.evidence.work import part_of
 from pipeline.stages.generality import known_edits
-from pipeline.types import Manifest
+from pipeline.stages.student import run_key_of
+from pipeline.types import Manifest, Sample
 from tests.evaluation_case import make_case
+from tests.tiny_model import write_tiny_model
 from tests.unit.distill.halves import Collection, go_on
 
 RECIPE = Path("pipeline/recipes/bench.yaml")
@@ -114,6 +116,19 @@ def test_contenders_without_training(tmp_path: Path) -> None:
         assert (method.steps, method.guidance) == (3, 4.0)
         # One set of weights for every effect.
         assert len(set(method.adapters.values())) == 1
+
+
+def test_an_acceleration_lora_is_not_watched_and_keeps_its_name(tmp_path: Path) -> None:
+    recipe = vary(load_recipe(RECIPE), {"model.path": str(write_tiny_model(tmp_path / "model"))})
+    manifest = Manifest((), (Sample(("a",), "b", "c", "d", None, ((1, 4, 4), (1, 4, 4))),))
+    unwatched = {key: value for key, value in GENERAL_ALONE.items() if key != "watch.every"}
+    name = run_key_of(vary(recipe, unwatched), manifest)
+    assert run_key_of(vary(recipe, GENERAL_ALONE), manifest) == name
+    for keep in ("best", "last"):
+        watched = vary(recipe, {"watch.every": 5, "watch.keep": keep} | GENERAL_ALONE)
+        # Looks at no effects have no range of latents to look at.
+        assert watched.watch.every == 0
+        assert run_key_of(watched, manifest) == name
 
 
 def test_what_concerns_effects_alone_changes_nothing_of_an_acceleration_lora(
