@@ -220,7 +220,7 @@ def scale_report(work: Bench) -> None:
     """Student, cascade and joint flow matching by number of effects, one seed."""
     settings = work.recipe.bench
     evidence = Evidence("scale", [], {}, {})
-    for count in settings.scale:
+    for count in sizes_of(work.recipe, work.bank):
         bank = part_of(work.bank, count)
         changes = settings.scale_set | named(bank, work.bank) | {"distill.seed": settings.seeds[0]}
         recipe = vary(work.recipe, changes)
@@ -234,6 +234,11 @@ def scale_report(work: Bench) -> None:
         history = work.history(recipe, prepared.manifest)
         evidence.curves[f"student @ {count}"] = thin(history)
         evidence.write(work)
+
+
+def sizes_of(recipe: Recipe, bank: Bank) -> list[int]:
+    """The collections' sizes; one beyond the bank is the bank's."""
+    return sorted({min(size, len(bank.effects)) for size in recipe.bench.scale})
 
 
 REPORTS: dict[str, Callable[[Bench], None]] = {

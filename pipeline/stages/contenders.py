@@ -29,8 +29,9 @@ def everyone(names: Sequence[str], lora: Path) -> Adapters:
 
 def many_steps(recipe: Recipe, name: str, adapters: Adapters, draws: int) -> Method:
     """Sampled as the teachers are: many steps, guidance, the teachers' prompts."""
-    steps, guidance = recipe.targets.steps, recipe.targets.guidance
-    return Method(name, "teacher", adapters, "euler", steps, guidance, recipe.student.shift, draws)
+    targets, shift = recipe.targets, recipe.student.shift
+    steps, guidance, keep = targets.steps, targets.guidance, targets.keep_norm
+    return Method(name, "teacher", adapters, "euler", steps, guidance, shift, draws, keep)
 
 
 def few_steps(recipe: Recipe, name: str, adapters: Adapters, draws: int) -> Method:

@@ -1,6 +1,7 @@
 """What a bench runs, without running it."""
 
 from collections import Counter, deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,10 +12,11 @@ from torch import Tensor
 from pipeline.bank import Bank, Effect, Instruction, Pair
 from pipeline.config import load_recipe, recipe_hash, vary
 from pipeline.config_reports import AblationRow
+from pipeline.evaluation.effectbench import Method, eval_rows
 from pipeline.models.lora_formats import read_lora
 from pipeline.problems import InputError
-from pipeline.stages.bench import ABLATION, GENERAL_ALONE, QUICK
-from pipeline.stages.contenders import cascade, stacked, untrained_contenders
+from pipeline.stages.bench import ABLATION, GENERAL_ALONE, QUICK, sizes_of
+from pipeline.stages.contenders import cascade, many_steps, stacked, untrained_contenders
 from pipeline.stages.distill import plan_settings, update_settings
 from pipeline.stages.evidence.work import part_of
 from pipeline.stages.generality import known_edits
@@ -129,6 +131,24 @@ def test_an_acceleration_lora_is_not_watched_and_keeps_its_name(tmp_path: Path) 
         # Looks at no effects have no range of latents to look at.
         assert watched.watch.every == 0
         assert run_key_of(watched, manifest) == name
+
+
+def test_joint_loras_are_guided_as_teachers_are(tmp_path: Path) -> None:
+    case = make_case(tmp_path)
+
+    def keys(method: Method) -> list[str]:
+        return [row["key"] for row in eval_rows([method], ["sepia"], case.test, 0, "m")]
+
+    plain = many_steps(case.recipe, "joint-fm", {}, 1)
+    kept = many_steps(vary(case.recipe, {"targets.keep_norm": True}), "joint-fm", {}, 1)
+    assert not plain.keep_norm and kept.keep_norm
+    assert keys(plain) == keys(replace(kept, keep_norm=False)) != keys(kept)
+
+
+def test_a_size_beyond_the_bank_is_the_banks_and_asked_once() -> None:
+    bank = bank_of(*(effect(f"e{i}", "tone") for i in range(18)))
+    assert sizes_of(vary(load_recipe(RECIPE), {"bench.scale": [50, 5, 100, 18]}), bank) == [5, 18]
+    assert sizes_of(load_recipe(RECIPE), bank) == [5, 10, 18]
 
 
 def test_what_concerns_effects_alone_changes_nothing_of_an_acceleration_lora(
