@@ -56,7 +56,8 @@ class Method:
 
     adapters: effect to (file, content hash), an effect without one runs on the bare base;
     shift: of the student's schedule (the multi-step sampler has the model's own);
-    guidance 1 is no guidance: one forward a step; keep_norm: see ``guided_velocity``.
+    guidance 1 is no guidance: one forward a step; keep_norm: see ``guided_velocity``; ships: the
+    files that one would deliver, where these are not the adapters (no picture depends on it).
     """
 
     name: str
@@ -68,6 +69,13 @@ class Method:
     shift: float
     draws: int
     keep_norm: bool = False
+    ships: tuple[str, ...] = ()
+
+    @property
+    def shipped_bytes(self) -> float:
+        """The size of what one would deliver, each file once."""
+        files = self.ships or [path for path, _ in self.adapters.values()]
+        return float(sum(Path(file).stat().st_size for file in set(files)))
 
 
 class EvalRow(TypedDict):

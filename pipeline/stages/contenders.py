@@ -60,7 +60,11 @@ def cascade(recipe: Recipe, manifest: Manifest, acceleration: Path, folder: Path
         e.name: adapter_file(stacked([Path(e.adapter), acceleration], folder))
         for e in manifest.effects
     }
-    return few_steps(recipe, "cascade", adapters, recipe.evaluate.draws)
+    method = few_steps(recipe, "cascade", adapters, recipe.evaluate.draws)
+    # Stacked for the sampler alone: the acceleration is delivered once, in the same precision.
+    once = stacked([acceleration], folder)
+    files = [*(e.adapter for e in manifest.effects), str(once)]
+    return replace(method, ships=tuple(files))
 
 
 def stacked(loras: Sequence[Path], folder: Path) -> Path:

@@ -65,10 +65,18 @@ def deployment_report(work: Bench) -> None:
     _, teacher, student = standard_methods(recipe, prepared.manifest, adapter_file(lora))
     free, behind = _asked_freely(work, recipe, prepared, queries, route)
     swapped = {name: teacher.adapters[route[name]] for name in names}
+    # Also those that no query of ours was routed to.
+    routed_to = replace(
+        teacher,
+        name=ROUTED,
+        adapters=swapped,
+        prompts="student",
+        ships=tuple(path for path, _ in teacher.adapters.values()),
+    )
     for method, test in (
         (teacher, prepared.collection.test),
         (student, prepared.collection.test),
-        (replace(teacher, name=ROUTED, adapters=swapped, prompts="student"), behind),
+        (routed_to, behind),
         (replace(student, name=FREE), free),
     ):
         _add(work, evidence, recipe, bank, prepared, test, method)

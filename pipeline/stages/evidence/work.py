@@ -151,10 +151,7 @@ class Bench:
     ) -> tuple[list[Cell], dict[str, dict[str, float]]]:
         """Cells of the methods on every effect, and what they cost."""
         found = self.evaluated(recipe, bank, manifest, test, methods, also)
-        costs = {name: vars(cost) | {"bytes": 0.0} for name, cost in found.costs.items()}
-        for method in methods:
-            files = {path for path, _ in method.adapters.values()}
-            costs[method.name]["bytes"] = float(sum(Path(f).stat().st_size for f in files))
+        costs = {m.name: vars(found.costs[m.name]) | {"bytes": m.shipped_bytes} for m in methods}
         return cells_of(found.scores, seed), costs
 
 

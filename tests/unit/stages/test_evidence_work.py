@@ -12,6 +12,8 @@ from pipeline.evaluation.evidence import Cell
 from pipeline.places import Places
 from pipeline.problems import InputError
 from pipeline.stages.bench import bench
+from pipeline.stages.contenders import cascade, stacked
+from pipeline.stages.evidence.growth import costs_by_group
 from pipeline.stages.evidence.work import Bench, teachers_to_judge_by
 from pipeline.types import Manifest
 from tests.evaluation_case import EFFECTS, Case, make_case
@@ -70,6 +72,46 @@ def test_scores_without_truth_are_kept_for_these_teachers_alone(case: Case, tmp_
 def test_known_truth_needs_no_teachers(case: Case) -> None:
     known = vary(case.recipe, {"evaluate.truth": "miniature"})
     assert teachers_to_judge_by(known, case.manifest, case.methods()[2:]) == []
+
+
+def test_a_method_ships_each_file_once_whatever_the_sampler_needs(
+    case: Case, tmp_path: Path
+) -> None:
+    _, teacher, student = case.methods()
+    fast = write_tiny_lora(tmp_path / "fast.safetensors", 8, rank=4)
+    bank = sum(Path(e.adapter).stat().st_size for e in case.manifest.effects)
+    assert teacher.shipped_bytes == bank
+    assert student.shipped_bytes == case.student.stat().st_size
+    method = cascade(case.recipe, case.manifest, fast, tmp_path / "stacked")
+    halved = stacked([fast], tmp_path / "stacked").stat().st_size
+    assert halved < fast.stat().st_size and method.shipped_bytes == bank + halved
+    # What is shipped is no part of a picture's name.
+    rows = [eval_rows([m], list(EFFECTS), case.test, 0, "m") for m in (method, _bare(method))]
+    assert rows[0] == rows[1]
+    # Half of a bank behind a router, all of which has to lie there.
+    one = dict.fromkeys(EFFECTS, teacher.adapters["snow"])
+    routed = replace(
+        teacher, adapters=one, ships=tuple(path for path, _ in teacher.adapters.values())
+    )
+    assert routed.shipped_bytes == bank > _bare(routed).shipped_bytes
+    _, costs = effects(case, [_bare(student), method])
+    assert costs["cascade"]["bytes"] == method.shipped_bytes
+
+
+def _bare(method: Method) -> Method:
+    return replace(method, ships=())
+
+
+def test_teachers_of_new_effects_are_not_counted_with_the_old_ones(case: Case) -> None:
+    _, teacher, student = case.methods()
+    sizes = {e.name: Path(e.adapter).stat().st_size for e in case.manifest.effects}
+    found = costs_by_group(teacher, {"nfe": 40.0, "bytes": 1.0}, "teacher", ["snow"])
+    assert found == {
+        "teacher, old effects": {"nfe": 40.0, "bytes": sizes["sepia"]},
+        "teacher, new effects": {"nfe": 40.0, "bytes": sizes["snow"]},
+    }
+    one = costs_by_group(student, {}, "student after", ["snow"])
+    assert {cost["bytes"] for cost in one.values()} == {case.student.stat().st_size}
 
 
 def test_a_routed_teachers_pictures_are_called_alike_whichever_prompts_they_travel_in(
