@@ -123,8 +123,11 @@ def check_deployment(report: dict) -> None:
     assert four["stored_bytes"] > 1.5 * two["stored_bytes"]
     assert student["switches"] == 1 < two["switches"] <= four["switches"] + 1 <= 7
     assert [row["loras"] for row in report["extra"]["routing"]] == [2, 3]
-    assert {"teacher behind a router", "student in free words"} <= {
-        c["method"] for c in report["cells"]
+    assert {(c["method"], c["seed"]) for c in report["cells"]} == {
+        ("teacher", None),
+        ("student", 0),
+        ("teacher behind a router", None),
+        ("student in free words", 0),
     }
 
 

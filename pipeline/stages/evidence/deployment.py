@@ -33,8 +33,9 @@ def deployment_report(work: Bench) -> None:
     """Costs of bank and student, and what a router's mistakes do to the pictures; one seed."""
     recipe, bank = work.recipe, work.bank
     prepared = work.prepared(recipe, bank, "main")
-    seeded = vary(recipe, {"distill.seed": recipe.bench.seeds[0]})
-    lora = work.train(f"student-seed{recipe.bench.seeds[0]}", seeded, bank, prepared.manifest)
+    seed = recipe.bench.seeds[0]
+    seeded = vary(recipe, {"distill.seed": seed})
+    lora = work.train(f"student-seed{seed}", seeded, bank, prepared.manifest)
     pairs = [("student", ROUTED), (FREE, ROUTED), ("teacher", ROUTED)]
     evidence = Evidence("deployment", [], {}, {}, pairs=pairs)
     adapters = {e.name: Path(e.adapter) for e in prepared.manifest.effects}
@@ -73,13 +74,13 @@ def deployment_report(work: Bench) -> None:
         prompts="student",
         ships=tuple(path for path, _ in teacher.adapters.values()),
     )
-    for method, test in (
-        (teacher, prepared.collection.test),
-        (student, prepared.collection.test),
-        (routed_to, behind),
-        (replace(student, name=FREE), free),
+    for method, test, trained in (
+        (teacher, prepared.collection.test, None),
+        (student, prepared.collection.test, seed),
+        (routed_to, behind, None),
+        (replace(student, name=FREE), free, seed),
     ):
-        _add(work, evidence, recipe, bank, prepared, test, method)
+        _add(work, evidence, recipe, bank, prepared, test, method, trained)
 
 
 def _add(
@@ -90,8 +91,9 @@ def _add(
     prepared: Prepared,
     test: Sequence[TestSource],
     method: Method,
+    seed: int | None,
 ) -> None:
-    cells, costs = work.effects(recipe, bank, prepared.manifest, test, [method], None)
+    cells, costs = work.effects(recipe, bank, prepared.manifest, test, [method], seed)
     evidence.cells += cells
     evidence.costs |= costs
     evidence.write(work)

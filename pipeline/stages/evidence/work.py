@@ -171,9 +171,10 @@ class Evidence:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def write(self, bench: Bench) -> None:
-        folder = bench.root / "bench"
+        folder, held_out = bench.root / "bench", bench.bank.test
         content = {
             "report": self.name,
+            "photographs": len(held_out[: bench.recipe.evaluate.photographs]),
             "recipe": bench.recipe.model_dump(mode="json"),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "environment": environment(),

@@ -1,5 +1,6 @@
 """What all reports of a bench share: who judges, what a method ships."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pipeline.problems import InputError
 from pipeline.stages.bench import bench
 from pipeline.stages.contenders import cascade, stacked
 from pipeline.stages.evidence.growth import costs_by_group
-from pipeline.stages.evidence.work import Bench, teachers_to_judge_by
+from pipeline.stages.evidence.work import Bench, Evidence, teachers_to_judge_by
 from pipeline.types import Manifest
 from tests.evaluation_case import EFFECTS, Case, make_case
 from tests.no_ray import no_ray
@@ -138,3 +139,14 @@ def test_what_reports_cannot_do_without_truth_is_said_before_any_training(
     found = [(p.field, p.value) for p in raised.value.problems]
     assert found == [("bench.growth.bank", None), ("evaluate.truth", "pairs")]
     assert all(p.remedy for p in raised.value.problems)
+
+
+def test_a_report_records_the_pictures_that_there_were(case: Case) -> None:
+    """Not those that the recipe would have liked."""
+    work, most = bench_of(case), case.recipe.evaluate.photographs
+    for there, counted in ((2, 2), (most + 5, most)):
+        photographs = tuple(Path(f"{i}.png") for i in range(there))
+        work.bank = replace(case.bank, test=photographs)
+        Evidence("main", [], {}, {}).write(work)
+        report = json.loads((work.root / "bench" / "main.json").read_text())
+        assert report["photographs"] == counted
