@@ -261,6 +261,11 @@ def open_source(path: Path, height: int, width: int) -> Array:
     return to_array(image)
 
 
+def whole_photograph(name: str) -> str:
+    """The photograph of a crop of the miniature's: of ``coffee_001`` ``coffee``."""
+    return re.sub(r"_\d{3}$", "", name)
+
+
 def by_whole_photograph(scores: Iterable[ImageScore]) -> list[ImageScore]:
     """Name the crops ``coffee_001``, ``coffee_006`` of one photograph ``coffee``.
 
@@ -270,7 +275,7 @@ def by_whole_photograph(scores: Iterable[ImageScore]) -> list[ImageScore]:
     seen: dict[tuple[str, str, str], int] = {}
     named = []
     for score in scores:
-        photograph = re.sub(r"_\d{3}$", "", score.photograph)
+        photograph = whole_photograph(score.photograph)
         place = (score.method, score.effect, photograph)
         named.append(replace(score, photograph=photograph, draw=seen.get(place, 0)))
         seen[place] = seen.get(place, 0) + 1
