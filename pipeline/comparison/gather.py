@@ -163,7 +163,7 @@ def _named(columns: Sequence[Column]) -> list[Column]:
     """Names of their own: the recipe's hash where two would have the same."""
     names = [c.name for c in columns]
     named = [
-        replace(c, name=f"{c.name} {c.recipe_hash[:6]}") if names.count(c.name) > 1 else c
+        replace(c, name=f"{c.name} {_brief(c.recipe_hash)}") if names.count(c.name) > 1 else c
         for c in columns
     ]
     labels = [c.name.partition(" · ")[0] for c in named]
@@ -204,6 +204,12 @@ def mean_value(column: Column, metric: str) -> Value | None:
     single = [v for k, v in column.metrics.items() if k.endswith(f"/{metric}")]
     mean = sum(single) / len(single) if single else None
     return None if mean is None else (mean, mean, mean)
+
+
+def _brief(mark: str) -> str:
+    """A recipe hash cut short; a bench's report and seed, which follow it, whole."""
+    recipe, dash, rest = mark.partition("-")
+    return f"{recipe[:6]}{dash}{rest}"
 
 
 def _short(uri: str) -> str:

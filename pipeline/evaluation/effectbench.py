@@ -56,7 +56,8 @@ class Method:
 
     adapters: effect to (file, content hash), an effect without one runs on the bare base;
     shift: of the student's schedule (the multi-step sampler has the model's own);
-    guidance 1 is no guidance: one forward a step; keep_norm: see ``guided_velocity``.
+    guidance 1 is no guidance: one forward a step; keep_norm: see ``guided_velocity``; ships: the
+    files that one would deliver, where these are not the adapters (no picture depends on it).
     """
 
     name: str
@@ -68,6 +69,13 @@ class Method:
     shift: float
     draws: int
     keep_norm: bool = False
+    ships: tuple[str, ...] = ()
+
+    @property
+    def shipped_bytes(self) -> float:
+        """The size of what one would deliver, each file once."""
+        files = self.ships or [path for path, _ in self.adapters.values()]
+        return float(sum(Path(file).stat().st_size for file in set(files)))
 
 
 class EvalRow(TypedDict):
@@ -253,6 +261,11 @@ def open_source(path: Path, height: int, width: int) -> Array:
     return to_array(image)
 
 
+def whole_photograph(name: str) -> str:
+    """The photograph of a crop of the miniature's: of ``coffee_001`` ``coffee``."""
+    return re.sub(r"_\d{3}$", "", name)
+
+
 def by_whole_photograph(scores: Iterable[ImageScore]) -> list[ImageScore]:
     """Name the crops ``coffee_001``, ``coffee_006`` of one photograph ``coffee``.
 
@@ -262,7 +275,7 @@ def by_whole_photograph(scores: Iterable[ImageScore]) -> list[ImageScore]:
     seen: dict[tuple[str, str, str], int] = {}
     named = []
     for score in scores:
-        photograph = re.sub(r"_\d{3}$", "", score.photograph)
+        photograph = whole_photograph(score.photograph)
         place = (score.method, score.effect, photograph)
         named.append(replace(score, photograph=photograph, draw=seen.get(place, 0)))
         seen[place] = seen.get(place, 0) + 1

@@ -93,7 +93,7 @@ def matrix(cells: Sequence[Cell], method: str, metric: str) -> tuple[Matrix, lis
     """
     mine = [c for c in cells if c.method == method and metric in c.scores]
     effects = list(dict.fromkeys(c.effect for c in mine))
-    seeds = list(dict.fromkeys(c.seed for c in mine))
+    seeds = _seeds(cells, method, metric)
     table = {(c.seed, c.effect): c.scores[metric] for c in mine}
     if len(table) < len(seeds) * len(effects):
         raise ValueError(f"{method}: seeds {seeds} do not have the same effects in {metric}")
@@ -107,13 +107,18 @@ def summarise(cells: Sequence[Cell], method: str, metric: str, seed: int = 0) ->
     if not effects:
         return None
     rng = np.random.default_rng(seed)
-    return _interval(float(values.mean()), _resampled(values, rng, _shares(rng, len(effects))))
+    shares = _shares(rng, len(effects))
+    return _interval(float(values.mean()), _resampled(values, _shares(rng, len(values)), shares))
 
 
 def paired(
     cells: Sequence[Cell], student: str, other: str, metric: str, seed: int = 0
 ) -> Paired | None:
-    """The student less another method on the same effects; None where they share none."""
+    """The student less another method on the same effects; None where they share none.
+
+    Of the same training seeds both sides are what came of one and the same draw (one student
+    before and after, or on other photographs): then seeds, too, are resampled together.
+    """
     mine, names = matrix(cells, student, metric)
     theirs, other_names = matrix(cells, other, metric)
     shared = [name for name in names if name in other_names]
@@ -123,7 +128,11 @@ def paired(
     theirs = theirs[:, [other_names.index(name) for name in shared]]
     rng = np.random.default_rng(seed)
     shares = _shares(rng, len(shared))
-    draws = _resampled(mine, rng, shares) - _resampled(theirs, rng, shares)
+    of_mine, of_theirs = _shares(rng, len(mine)), _shares(rng, len(theirs))
+    seeds, other_seeds = _seeds(cells, student, metric), _seeds(cells, other, metric)
+    if set(seeds) == set(other_seeds):
+        of_theirs = of_mine[:, [seeds.index(one) for one in other_seeds]]
+    draws = _resampled(mine, of_mine, shares) - _resampled(theirs, of_theirs, shares)
     by_effect = mine.mean(0) - theirs.mean(0)
     mean = float(by_effect.mean())
     better = mean > 0 if METRICS[metric][2] else mean < 0
@@ -143,9 +152,13 @@ def _shares(rng: np.random.Generator, count: int) -> Matrix:
     return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
 
 
-def _resampled(values: Matrix, rng: np.random.Generator, effects: Matrix) -> Matrix:
-    """Means of resampled seeds and effects, ``[resamples]``."""
-    seeds = _shares(rng, len(values))
+def _seeds(cells: Sequence[Cell], method: str, metric: str) -> list[int | None]:
+    """A method's training seeds, in the order of :func:`matrix`'s rows."""
+    return list(dict.fromkeys(c.seed for c in cells if c.method == method and metric in c.scores))
+
+
+def _resampled(values: Matrix, seeds: Matrix, effects: Matrix) -> Matrix:
+    """Means under the weights of resampled seeds and effects, ``[resamples]``."""
     return np.asarray(np.einsum("rs,se,re->r", seeds, values, effects))
 
 

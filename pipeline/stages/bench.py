@@ -18,6 +18,7 @@ from pipeline.config_reports import AblationRow
 from pipeline.controller import Prepared
 from pipeline.evaluation.effectbench import Method, adapter_file, standard_methods
 from pipeline.places import Places
+from pipeline.problems import InputError, Problem
 from pipeline.stages.contenders import (
     cascade,
     everyone,
@@ -27,10 +28,11 @@ from pipeline.stages.contenders import (
     stacked,
     untrained_contenders,
 )
-from pipeline.stages.evidence.composition import composition_report
+from pipeline.stages.evaluate import families_of
+from pipeline.stages.evidence.composition import composition_report, pairs_to_compose
 from pipeline.stages.evidence.deployment import deployment_report
-from pipeline.stages.evidence.growth import growth_report
-from pipeline.stages.evidence.photographs import generality_report
+from pipeline.stages.evidence.growth import growth_report, new_bank
+from pipeline.stages.evidence.photographs import generality_report, trained_photographs
 from pipeline.stages.evidence.prompts import prompts_report
 from pipeline.stages.evidence.publishing import publish_evidence
 from pipeline.stages.evidence.work import (
@@ -77,6 +79,8 @@ GENERAL_ALONE: dict[str, Any] = {
     "distill.losses.ta_fm": 0.0,
     "distill.ta_fm_scale": None,
     "distill.ta_fm_batch": 0,
+    # A look scores effects, and there are none.
+    "watch.every": 0,
 }
 
 # A bench of minutes that goes through every line of a long one; its numbers mean nothing.
@@ -122,10 +126,29 @@ def bench(recipe: Recipe, bank: Bank, reports: Sequence[str]) -> Path:
     """Bring the named reports up to date; returns their folder."""
     with _ray_when_needed(recipe) as ray:
         work = Bench(recipe, bank, ray)
+        _check(work, reports)
         for name in reports:
             REPORTS[name](work)
             publish_evidence(recipe, work.tracking(), work.root, name)
     return work.root / "bench"
+
+
+def _check(work: Bench, reports: Sequence[str]) -> None:
+    """What a report wants of recipe and bank, asked before the first one trains for hours.
+
+    Raises:
+        InputError: all that they cannot use.
+    """
+    families_of(work.recipe, work.bank)
+    problems: list[Problem] = []
+    for name in reports:
+        try:
+            if name in WANTS:
+                WANTS[name](work)
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
 
 
 def main_report(work: Bench) -> None:
@@ -197,7 +220,7 @@ def scale_report(work: Bench) -> None:
     """Student, cascade and joint flow matching by number of effects, one seed."""
     settings = work.recipe.bench
     evidence = Evidence("scale", [], {}, {})
-    for count in settings.scale:
+    for count in sizes_of(work.recipe, work.bank):
         bank = part_of(work.bank, count)
         changes = settings.scale_set | named(bank, work.bank) | {"distill.seed": settings.seeds[0]}
         recipe = vary(work.recipe, changes)
@@ -205,11 +228,17 @@ def scale_report(work: Bench) -> None:
         lora = work.train(f"scale-{count}", recipe, bank, prepared.manifest)
         standard = standard_methods(recipe, prepared.manifest, adapter_file(lora))
         contenders = [*standard, *trained_contenders(work, recipe, bank, prepared)]
+        # Pictures are kept under these names.
         methods = [replace(m, name=f"{m.name} @ {count}") for m in contenders]
         score(work, evidence, recipe, bank, prepared, methods, settings.seeds[0])
         history = work.history(recipe, prepared.manifest)
         evidence.curves[f"student @ {count}"] = thin(history)
         evidence.write(work)
+
+
+def sizes_of(recipe: Recipe, bank: Bank) -> list[int]:
+    """The collections' sizes; one beyond the bank is the bank's."""
+    return sorted({min(size, len(bank.effects)) for size in recipe.bench.scale})
 
 
 REPORTS: dict[str, Callable[[Bench], None]] = {
@@ -221,6 +250,11 @@ REPORTS: dict[str, Callable[[Bench], None]] = {
     "generality": generality_report,
     "prompts": prompts_report,
     "deployment": deployment_report,
+}
+WANTS: dict[str, Callable[[Bench], object]] = {
+    "growth": new_bank,
+    "composition": pairs_to_compose,
+    "generality": lambda work: trained_photographs(work.recipe, work.bank),
 }
 
 

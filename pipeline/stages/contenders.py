@@ -29,8 +29,9 @@ def everyone(names: Sequence[str], lora: Path) -> Adapters:
 
 def many_steps(recipe: Recipe, name: str, adapters: Adapters, draws: int) -> Method:
     """Sampled as the teachers are: many steps, guidance, the teachers' prompts."""
-    steps, guidance = recipe.targets.steps, recipe.targets.guidance
-    return Method(name, "teacher", adapters, "euler", steps, guidance, recipe.student.shift, draws)
+    targets, shift = recipe.targets, recipe.student.shift
+    steps, guidance, keep = targets.steps, targets.guidance, targets.keep_norm
+    return Method(name, "teacher", adapters, "euler", steps, guidance, shift, draws, keep)
 
 
 def few_steps(recipe: Recipe, name: str, adapters: Adapters, draws: int) -> Method:
@@ -59,7 +60,11 @@ def cascade(recipe: Recipe, manifest: Manifest, acceleration: Path, folder: Path
         e.name: adapter_file(stacked([Path(e.adapter), acceleration], folder))
         for e in manifest.effects
     }
-    return few_steps(recipe, "cascade", adapters, recipe.evaluate.draws)
+    method = few_steps(recipe, "cascade", adapters, recipe.evaluate.draws)
+    # Stacked for the sampler alone: the acceleration is delivered once, in the same precision.
+    once = stacked([acceleration], folder)
+    files = [*(e.adapter for e in manifest.effects), str(once)]
+    return replace(method, ships=tuple(files))
 
 
 def stacked(loras: Sequence[Path], folder: Path) -> Path:

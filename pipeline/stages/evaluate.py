@@ -96,7 +96,7 @@ def plan_evaluation(
         InputError: ``truth: miniature`` with an effect that the miniature does not have, or no
             held-out photographs.
     """
-    families = _families(recipe, bank)
+    families = families_of(recipe, bank)
     if not test:
         what, remedy = "no held-out photographs to evaluate on", "give the bank a test folder"
         raise InputError([Problem(str(bank.folder / "bank.yaml"), "test", None, what, remedy)])
@@ -262,8 +262,12 @@ def _judge(recipe: Recipe, plan: EvaluationPlan) -> None:
         pass
 
 
-def _families(recipe: Recipe, bank: Bank) -> dict[str, str]:
-    """Effects in the bank's order with their families, which decide what scores fit."""
+def families_of(recipe: Recipe, bank: Bank) -> dict[str, str]:
+    """Effects in the bank's order with their families, which decide what scores fit.
+
+    Raises:
+        InputError: ``truth: miniature`` with an effect that the miniature does not have.
+    """
     if recipe.evaluate.truth == "pairs":
         return {effect.name: effect.category for effect in bank.effects}
     what, remedy = "the miniature has no such effect", "set evaluate.truth to pairs"

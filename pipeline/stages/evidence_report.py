@@ -81,12 +81,15 @@ def _where(report: Mapping[str, Any]) -> str:
     machine, recipe = report["environment"], report["recipe"]
     seeds = sorted({c["seed"] for c in report["cells"] if c["seed"] is not None})
     effects = {c["effect"] for c in report["cells"] if not c["effect"].startswith("general:")}
+    # Reports of before it was counted have the setting alone.
+    photographs = report.get("photographs", recipe["evaluate"]["photographs"])
+    one = "pair" if report["report"] == "composition" else "effect"
     return (
         f"Recipe {recipe['name']}, {report['date']}, {machine['cpu_count']} CPUs, "
-        f"{machine['platform']}, commit {machine['git_commit']}. {len(effects)} effects, training "
-        f"seeds {seeds}, {recipe['evaluate']['photographs']} held-out pictures an effect. Means "
-        "with 95 % intervals over effects and seeds (bootstrap of both); `*`: paired sign-flip "
-        "test over effects, p < 0.05."
+        f"{machine['platform']}, commit {machine['git_commit']}. {len(effects)} {one}s, training "
+        f"seeds {seeds}, {photographs} held-out pictures {'a' if one == 'pair' else 'an'} {one}. "
+        f"Means with 95 % intervals over {one}s and seeds (bootstrap of both); `*`: paired "
+        f"sign-flip test over {one}s, p < 0.05."
     )
 
 

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pipeline.bank import Bank
 from pipeline.config import Recipe
-from pipeline.evaluation.effectbench import TestSource
+from pipeline.evaluation.effectbench import TestSource, whole_photograph
 from pipeline.evaluation.field_report import field_estimates, field_table, with_field
 from pipeline.evaluation.report import Report, write_report
 from pipeline.places import Places
@@ -31,7 +32,10 @@ def with_judges(
     sections = []
     judged = judge(recipe, bank, test, evaluation.rows, evaluation.pictures, places.judgements, ray)
     if judged is not None:
-        estimates = field_estimates(judged.scores, recipe.evaluate.bootstrap, recipe.seed)
+        scores = judged.scores
+        if recipe.evaluate.truth == "miniature":
+            scores = [replace(s, photograph=whole_photograph(s.photograph)) for s in scores]
+        estimates = field_estimates(scores, recipe.evaluate.bootstrap, recipe.seed)
         report = with_field(report, estimates, judged.agreement)
         write_report(report, places.output / "report.json")
         sections.append(field_table(report, judged.agreement, judged.notes))

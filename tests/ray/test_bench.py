@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.cli import REPORTS, main
 from pipeline.miniature.bank import write_bank
+from pipeline.stages.bench import QUICK
 from pipeline.tracking import client, experiments, runs
 from tests.tiny_model import write_tiny_model
 
@@ -122,8 +123,11 @@ def check_deployment(report: dict) -> None:
     assert four["stored_bytes"] > 1.5 * two["stored_bytes"]
     assert student["switches"] == 1 < two["switches"] <= four["switches"] + 1 <= 7
     assert [row["loras"] for row in report["extra"]["routing"]] == [2, 3]
-    assert {"teacher behind a router", "student in free words"} <= {
-        c["method"] for c in report["cells"]
+    assert {(c["method"], c["seed"]) for c in report["cells"]} == {
+        ("teacher", None),
+        ("student", 0),
+        ("teacher behind a router", None),
+        ("student in free words", 0),
     }
 
 
@@ -139,3 +143,26 @@ def check_published(output: Path, reports: dict) -> None:
     assert rows["cascade, seed 0"].metrics["bad_case_rate"] == pytest.approx(mean)
     assert rows["cascade, seed 0"].metrics["nfe"] == 4
     assert rows["cascade, seed 0"].role == "baseline" and rows["base"].role == "base"
+
+
+@pytest.mark.slow
+def test_a_quick_bench_where_nobody_knows_the_truth(tmp_path: Path) -> None:
+    """Every report that can be made is, of outputs held against the teachers'."""
+    write_tiny_model(tmp_path / "model")
+    write_bank(tmp_path / "bank", ["sepia", "snow"], pairs=3, general=6, sources=2, test=2)
+    write_bank(tmp_path / "new", ["candy_print"], pairs=3, general=1, sources=1, test=1)
+    growth = QUICK["bench.growth"] | {"bank": str(tmp_path / "new")}
+    settings = QUICK | {"evaluate.truth": "pairs", "bench.growth": growth, "bench.scale": [1, 2]}
+    settings |= {"bank": str(tmp_path / "bank"), "output": str(tmp_path / "out")}
+    settings |= {"model.path": str(tmp_path / "model")}
+    names = [name for name in REPORTS if name != "composition"]
+    command = ["bench", "pipeline/recipes/bench.yaml", *(f"--report={name}" for name in names)]
+    assert main([*command, *(f"--set={k}={json.dumps(v)}" for k, v in settings.items())]) == 0
+    folder = tmp_path / "out" / "bench"
+    found = {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
+    assert {c["method"] for c in found["prompts"]["cells"]} == set(found["prompts"]["costs"])
+    assert "teacher" not in found["prompts"]["costs"], "it judges, nobody asked for it"
+    scores = {(c["method"], c["effect"]): c["scores"] for c in found["main"]["cells"]}
+    for cell in found["scale"]["cells"]:
+        if cell["method"] == "teacher @ 2":
+            assert cell["scores"] == scores["teacher", cell["effect"]]

@@ -30,7 +30,6 @@ from pipeline.evaluation.effectbench import (
 )
 from pipeline.evaluation.evidence import cells_of
 from pipeline.evaluation.report import ImageScore
-from pipeline.miniature.effects import KNOWN
 from pipeline.miniature.pictures import to_image
 from pipeline.models.fingerprint import fingerprint
 from pipeline.models.local import absolute
@@ -39,7 +38,7 @@ from pipeline.problems import InputError, Problem
 from pipeline.prompting import compose
 from pipeline.stages.contenders import everyone, stacked
 from pipeline.stages.encode import Encodings, encode, missing, sha
-from pipeline.stages.evaluate import EvaluationPlan, evaluate, model_key
+from pipeline.stages.evaluate import EvaluationPlan, evaluate, families_of, model_key
 from pipeline.stages.evidence.work import Bench, Evidence, folder_of
 from pipeline.storage import content_key, write_atomic
 from pipeline.tensor_store import TensorStore, stored_keys
@@ -51,20 +50,9 @@ IN_TURN, STACKED, SEQUENTIAL = "student in turn", "stacked teachers", "sequentia
 
 
 def composition_report(work: Bench) -> None:
-    """Students of each seed against stacked and sequential teachers, on pairs of effects.
-
-    Raises:
-        InputError: nobody knows the truth, or the bank has no two families to pair.
-    """
+    """Students of each seed against stacked and sequential teachers, on pairs of effects."""
     recipe, bank = work.recipe, work.bank
-    if recipe.evaluate.truth != "miniature":
-        what, remedy = "the true outcome of two effects is not known", "leave composition out"
-        raise InputError([Problem("recipe", "evaluate.truth", "pairs", what, remedy)])
-    families = {effect.name: KNOWN[effect.name].family for effect in bank.effects}
-    pairs = choose_pairs(families, recipe.bench.sizes.pairs)
-    if not pairs:
-        what, remedy = "no pair of families (layout, tone, textured)", "add effects of two of them"
-        raise InputError([Problem(str(bank.folder), "effects", None, what, remedy)])
+    pairs = pairs_to_compose(work)
     prepared = work.prepared(recipe, bank, "main")
     desk = _Desk(work, recipe, pairs, prepared)
     held = [(mine, theirs) for mine in ("student", IN_TURN) for theirs in (STACKED, SEQUENTIAL)]
@@ -77,6 +65,24 @@ def composition_report(work: Bench) -> None:
         lora = work.train(f"student-seed{seed}", seeded, bank, prepared.manifest)
         _add(evidence, desk, desk.student(lora), seed)
         _add(evidence, desk, desk.student_in_turn(lora), seed)
+
+
+def pairs_to_compose(work: Bench) -> list[Composition]:
+    """The pairs of effects that are asked for.
+
+    Raises:
+        InputError: nobody knows the truth, or the bank has no two families to pair.
+    """
+    recipe, bank = work.recipe, work.bank
+    if recipe.evaluate.truth != "miniature":
+        what = "composition needs the true outcome of two effects, which is not known"
+        remedy = "name the other reports: --report main --report scale"
+        raise InputError([Problem("recipe", "evaluate.truth", "pairs", what, remedy)])
+    pairs = choose_pairs(families_of(recipe, bank), recipe.bench.sizes.pairs)
+    if not pairs:
+        what, remedy = "no pair of families (layout, tone, textured)", "add effects of two of them"
+        raise InputError([Problem(str(bank.folder), "effects", None, what, remedy)])
+    return pairs
 
 
 def _add(evidence: Evidence, desk: "_Desk", rows: list[EvalRow], seed: int | None) -> None:

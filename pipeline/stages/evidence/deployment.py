@@ -34,8 +34,9 @@ def deployment_report(work: Bench) -> None:
     """Costs of bank and student, and what a router's mistakes do to the pictures; one seed."""
     recipe, bank = work.recipe, work.bank
     prepared = work.prepared(recipe, bank, "main")
-    seeded = vary(recipe, {"distill.seed": recipe.bench.seeds[0]})
-    lora = work.train(f"student-seed{recipe.bench.seeds[0]}", seeded, bank, prepared.manifest)
+    seed = recipe.bench.seeds[0]
+    seeded = vary(recipe, {"distill.seed": seed})
+    lora = work.train(f"student-seed{seed}", seeded, bank, prepared.manifest)
     pairs = [("student", ROUTED), (FREE, ROUTED), ("teacher", ROUTED)]
     evidence = Evidence("deployment", [], {}, {}, pairs=pairs)
     adapters = {e.name: Path(e.adapter) for e in prepared.manifest.effects}
@@ -66,13 +67,21 @@ def deployment_report(work: Bench) -> None:
     _, teacher, student = standard_methods(recipe, prepared.manifest, adapter_file(lora))
     free, behind = _asked_freely(work, recipe, prepared, queries, route)
     swapped = {name: teacher.adapters[route[name]] for name in names}
-    for method, test in (
-        (teacher, prepared.collection.test),
-        (student, prepared.collection.test),
-        (replace(teacher, name=ROUTED, adapters=swapped), behind),
-        (replace(student, name=FREE), free),
+    # Also those that no query of ours was routed to.
+    routed_to = replace(
+        teacher,
+        name=ROUTED,
+        adapters=swapped,
+        prompts="student",
+        ships=tuple(path for path, _ in teacher.adapters.values()),
+    )
+    for method, test, trained in (
+        (teacher, prepared.collection.test, None),
+        (student, prepared.collection.test, seed),
+        (routed_to, behind, None),
+        (replace(student, name=FREE), free, seed),
     ):
-        _add(work, evidence, recipe, bank, test, method)
+        _add(work, evidence, recipe, bank, prepared, test, method, trained)
 
 
 def _add(
@@ -80,10 +89,12 @@ def _add(
     evidence: Evidence,
     recipe: Recipe,
     bank: Bank,
+    prepared: Prepared,
     test: Sequence[TestSource],
     method: Method,
+    seed: int | None,
 ) -> None:
-    cells, costs = work.effects(recipe, bank, test, [method], None)
+    cells, costs = work.effects(recipe, bank, prepared.manifest, test, [method], seed)
     evidence.cells += cells
     evidence.costs |= costs
     evidence.write(work)
@@ -171,7 +182,10 @@ def _asked_freely(
     queries: Mapping[str, str],
     route: Mapping[str, str],
 ) -> tuple[list[TestSource], list[TestSource]]:
-    """The photographs with the query for the student's prompt; and with the routed teacher's."""
+    """The photographs with the query for the student's prompt; and with the routed teacher's.
+
+    The teachers' own prompts stay: where nobody knows the truth, it is what they make of them.
+    """
     places, encodings = Places(work.root), Encodings(recipe.model)
     free, behind = [], []
     for source in prepared.collection.test:
@@ -179,7 +193,7 @@ def _asked_freely(
         asked = {name: encodings.prompt(text, seen) for name, text in queries.items()}
         free.append(replace(source, student_prompts=asked))
         taken = {name: source.teacher_prompts[route[name]] for name in queries}
-        behind.append(replace(source, teacher_prompts=taken))
+        behind.append(replace(source, student_prompts=taken))
     if todo := missing(encodings.jobs.values(), stored_keys(places.encodings)):
         work.ray()
         encode(recipe, todo, places.encodings)

@@ -1,5 +1,6 @@
 """Growth: effects added to the main report's finished students, and what that does to the old."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,11 +97,23 @@ def _score(
     new: list[str],
 ) -> None:
     """A method's cells under another name (its pictures are kept under its own), by group."""
-    cells, costs = work.scores(recipe, bank, prepared.collection.test, [method], seed)
+    test = prepared.collection.test
+    cells, costs = work.scores(recipe, bank, prepared.manifest, test, [method], seed)
     evidence.cells += [_grouped(cell, name, new) for cell in cells]
-    for group in (OLD, NEW):
-        evidence.costs[f"{name}, {group}"] = costs[method.name]
+    evidence.costs |= costs_by_group(method, costs[method.name], name, new)
     evidence.write(work)
+
+
+def costs_by_group(
+    method: Method, cost: Mapping[str, float], name: str, new: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """A method's costs for old and new effects: of a bank of teachers each group needs its own."""
+    found = {}
+    for group in (OLD, NEW):
+        own = {e: file for e, file in method.adapters.items() if (e in new) == (group == NEW)}
+        size = {"bytes": replace(method, adapters=own).shipped_bytes}
+        found[f"{name}, {group}"] = dict(cost) | size
+    return found
 
 
 def _grouped(cell: Cell, name: str, new: list[str]) -> Cell:

@@ -9,6 +9,7 @@ from pipeline.config import Recipe, vary
 from pipeline.evaluation.effectbench import Method, TestSource, adapter_file, standard_methods
 from pipeline.problems import InputError, Problem
 from pipeline.stages.evidence.work import Bench, Evidence
+from pipeline.types import Manifest
 
 UNSEEN, TRAINED = "unseen", "trained on"
 
@@ -25,12 +26,13 @@ def generality_report(work: Bench) -> None:
     pairs = [(f"{m}, {UNSEEN}", f"{m}, {TRAINED}") for m in ("student", "teacher")]
     evidence = Evidence("generality", [], {}, {}, pairs=[("student", "base"), *pairs])
     base, teacher, _ = standard_methods(recipe, prepared.manifest, ("", ""))
-    _both(work, evidence, recipe, tests, teacher, base, None)
+    manifest = prepared.manifest
+    _both(work, evidence, recipe, manifest, tests, teacher, base, None)
     for seed in recipe.bench.seeds:
         seeded = vary(recipe, {"distill.seed": seed})
         lora = work.train(f"student-seed{seed}", seeded, bank, prepared.manifest)
         student = standard_methods(recipe, prepared.manifest, adapter_file(lora))[2]
-        _both(work, evidence, recipe, tests, student, student, seed)
+        _both(work, evidence, recipe, manifest, tests, student, student, seed)
 
 
 def trained_photographs(recipe: Recipe, bank: Bank) -> tuple[Path, ...]:
@@ -58,6 +60,7 @@ def _both(
     work: Bench,
     evidence: Evidence,
     recipe: Recipe,
+    manifest: Manifest,
     tests: Mapping[str, tuple[Bank, Sequence[TestSource]]],
     method: Method,
     general: Method,
@@ -67,7 +70,7 @@ def _both(
     bank, held_out = tests[UNSEEN]
     asked = work.asked(recipe, bank, held_out, [general])
     for kind, (bank, test) in tests.items():
-        cells, costs = work.effects(recipe, bank, test, [method], seed, asked.rows)
+        cells, costs = work.effects(recipe, bank, manifest, test, [method], seed, asked.rows)
         evidence.cells += [replace(c, method=f"{c.method}, {kind}") for c in cells]
         evidence.costs |= {f"{name}, {kind}": cost for name, cost in costs.items()}
         if kind == UNSEEN:

@@ -54,7 +54,7 @@ def prompts_report(work: Bench) -> None:
             lora = work.train(plain(f"{name}-seed{seed}"), recipe, bank, prepared.manifest)
             method = student_method(recipe, prepared.manifest, lora, name)
             test = prepared.collection.test
-            found = work.evaluated(recipe, bank, test, [method])
+            found = work.evaluated(recipe, bank, prepared.manifest, test, [method])
             matrices.setdefault(name, []).append(bleed(found.scores, name, names))
             evidence.extra["bleed"][name] = _rounded(np.mean(matrices[name], axis=0))
             history = work.history(recipe, prepared.manifest)

@@ -33,7 +33,9 @@ def publish_evidence(recipe: Recipe, tracking: Mapping[str, str], output: Path, 
     cells = from_json(report["cells"])
     for method, seed in dict.fromkeys((c.method, c.seed) for c in cells):
         title = method if seed is None else f"{method}, seed {seed}"
-        run = tracker.child(parent, title, role_of(method), None, mark)
+        # Runs of one role and mark are one method to whoever compares, the latest of them.
+        own = mark if seed is None else f"{mark}-seed{seed}"
+        run = tracker.child(parent, title, role_of(method), None, own)
         mine = [c for c in cells if (c.method, c.seed) == (method, seed)]
         tracker.log_metrics(run, contender_metrics(mine, report["costs"].get(method, {})))
         tracker.finish(run)

@@ -86,27 +86,38 @@ class Bench:
         self,
         recipe: Recipe,
         bank: Bank,
+        manifest: Manifest,
         test: Sequence[TestSource],
         methods: Sequence[Method],
         also: Sequence[EvalRow] = (),
     ) -> Evaluation:
         """Every output's scores on every effect of a bank, and what a method costs.
 
+        manifest: the bank's teachers, by whom outputs are judged where nobody knows the truth;
         also: further pictures to make meanwhile, by the same actors.
         """
         places = Places(self.root)
-        plan = plan_evaluation(recipe, bank, test, methods, places.evaluation)
+        judges = teachers_to_judge_by(recipe, manifest, methods)
+        plan = plan_evaluation(recipe, bank, test, [*judges, *methods], places.evaluation)
         stored = stored_keys(plan.pictures)
         unmade = [row for row in also if row["key"] not in stored]
         plan = replace(plan, unsampled=[*plan.unsampled, *unmade])
         if plan.unsampled or plan.unjudged:
             self.ray()
-        return evaluate(recipe, plan, places.stores)
+        found = evaluate(recipe, plan, places.stores)
+        asked = {method.name for method in methods}
+        return replace(
+            found,
+            scores=[score for score in found.scores if score.method in asked],
+            costs={name: cost for name, cost in found.costs.items() if name in asked},
+            rows=[row for row in found.rows if row["method"] in asked],
+        )
 
     def scores(
         self,
         recipe: Recipe,
         bank: Bank,
+        manifest: Manifest,
         test: Sequence[TestSource],
         methods: Sequence[Method],
         seed: int | None,
@@ -114,7 +125,7 @@ class Bench:
         """Cells of the methods on every effect and, for those that are one set of weights, on
         general edits; and what they cost."""
         general = self.asked(recipe, bank, test, methods)
-        cells, costs = self.effects(recipe, bank, test, methods, seed, general.rows)
+        cells, costs = self.effects(recipe, bank, manifest, test, methods, seed, general.rows)
         return cells + self.answered(general, seed), costs
 
     def asked(
@@ -132,17 +143,15 @@ class Bench:
         self,
         recipe: Recipe,
         bank: Bank,
+        manifest: Manifest,
         test: Sequence[TestSource],
         methods: Sequence[Method],
         seed: int | None,
         also: Sequence[EvalRow] = (),
     ) -> tuple[list[Cell], dict[str, dict[str, float]]]:
         """Cells of the methods on every effect, and what they cost."""
-        found = self.evaluated(recipe, bank, test, methods, also)
-        costs = {name: vars(cost) | {"bytes": 0.0} for name, cost in found.costs.items()}
-        for method in methods:
-            files = {path for path, _ in method.adapters.values()}
-            costs[method.name]["bytes"] = float(sum(Path(f).stat().st_size for f in files))
+        found = self.evaluated(recipe, bank, manifest, test, methods, also)
+        costs = {m.name: vars(found.costs[m.name]) | {"bytes": m.shipped_bytes} for m in methods}
         return cells_of(found.scores, seed), costs
 
 
@@ -162,9 +171,10 @@ class Evidence:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def write(self, bench: Bench) -> None:
-        folder = bench.root / "bench"
+        folder, held_out = bench.root / "bench", bench.bank.test
         content = {
             "report": self.name,
+            "photographs": len(held_out[: bench.recipe.evaluate.photographs]),
             "recipe": bench.recipe.model_dump(mode="json"),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "environment": environment(),
@@ -177,6 +187,16 @@ class Evidence:
         text = json.dumps(content, indent=1, allow_nan=False)
         write_atomic(folder / f"{self.name}.json", text.encode())
         write_evidence(folder, self.name)
+
+
+def teachers_to_judge_by(
+    recipe: Recipe, manifest: Manifest, methods: Sequence[Method]
+) -> list[Method]:
+    """The teachers, where it is their pictures that others are held against; none if they are
+    among the methods, or the truth is known."""
+    teacher = standard_methods(recipe, manifest, ("", ""))[1]
+    known = recipe.evaluate.truth == "miniature"
+    return [] if known or teacher.name in {method.name for method in methods} else [teacher]
 
 
 def part_of(bank: Bank, count: int) -> Bank:
@@ -208,7 +228,8 @@ def score(
     methods: Sequence[Method],
     seed: int | None,
 ) -> None:
-    cells, costs = work.scores(recipe, bank, prepared.collection.test, methods, seed)
+    test = prepared.collection.test
+    cells, costs = work.scores(recipe, bank, prepared.manifest, test, methods, seed)
     evidence.cells += cells
     evidence.costs |= costs
     evidence.write(work)

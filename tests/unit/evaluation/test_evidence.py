@@ -1,5 +1,6 @@
 """Statistics against slow loops and known distributions."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from pipeline.evaluation.evidence import (
     Cell,
+    Interval,
     cells_of,
     from_json,
     matrix,
@@ -64,6 +66,27 @@ def test_effects_are_paired() -> None:
         "bad_case_rate",
     )
     assert worse is not None and not worse.better
+
+
+def test_the_same_seeds_are_paired_and_others_are_not() -> None:
+    rng = np.random.default_rng(5)
+    # Students that differ by seed far more than what is done to each of them changes.
+    before = rng.normal(20, 0.1, (3, 30)) + np.array([[-4.0], [0.0], [4.0]])
+    after = before + 0.5 + rng.normal(0, 0.1, (3, 30))
+
+    def interval(theirs: list[Cell]) -> tuple[Interval, float]:
+        found = paired(cells("after", after) + theirs, "after", "before", "fidelity")
+        assert found is not None and found.difference.mean == pytest.approx(0.5, abs=0.1)
+        return found.difference, found.p
+
+    same, p = interval(cells("before", before))
+    assert same.hi - same.lo < 0.2 and same.lo > 0.3
+    # Whatever the order in which they came.
+    turned, _ = interval(sorted(cells("before", before), key=lambda c: -(c.seed or 0)))
+    assert (turned.lo, turned.hi) == pytest.approx((same.lo, same.hi))
+    others = [replace(c, seed=(c.seed or 0) + 7) for c in cells("before", before)]
+    apart, p_apart = interval(others)
+    assert apart.hi - apart.lo > 5 and p_apart == p
 
 
 def test_the_sign_flip_test_against_all_flips() -> None:

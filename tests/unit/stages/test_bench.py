@@ -1,6 +1,7 @@
 """What a bench runs, without running it."""
 
 from collections import Counter, deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,15 +12,18 @@ from torch import Tensor
 from pipeline.bank import Bank, Effect, Instruction, Pair
 from pipeline.config import load_recipe, recipe_hash, vary
 from pipeline.config_reports import AblationRow
+from pipeline.evaluation.effectbench import Method, eval_rows
 from pipeline.models.lora_formats import read_lora
 from pipeline.problems import InputError
-from pipeline.stages.bench import ABLATION, GENERAL_ALONE, QUICK
-from pipeline.stages.contenders import cascade, stacked, untrained_contenders
+from pipeline.stages.bench import ABLATION, GENERAL_ALONE, QUICK, sizes_of
+from pipeline.stages.contenders import cascade, many_steps, stacked, untrained_contenders
 from pipeline.stages.distill import plan_settings, update_settings
 from pipeline.stages.evidence.work import part_of
 from pipeline.stages.generality import known_edits
-from pipeline.types import Manifest
+from pipeline.stages.student import run_key_of
+from pipeline.types import Manifest, Sample
 from tests.evaluation_case import make_case
+from tests.tiny_model import write_tiny_model
 from tests.unit.distill.halves import Collection, go_on
 
 RECIPE = Path("pipeline/recipes/bench.yaml")
@@ -114,6 +118,37 @@ def test_contenders_without_training(tmp_path: Path) -> None:
         assert (method.steps, method.guidance) == (3, 4.0)
         # One set of weights for every effect.
         assert len(set(method.adapters.values())) == 1
+
+
+def test_an_acceleration_lora_is_not_watched_and_keeps_its_name(tmp_path: Path) -> None:
+    recipe = vary(load_recipe(RECIPE), {"model.path": str(write_tiny_model(tmp_path / "model"))})
+    manifest = Manifest((), (Sample(("a",), "b", "c", "d", None, ((1, 4, 4), (1, 4, 4))),))
+    unwatched = {key: value for key, value in GENERAL_ALONE.items() if key != "watch.every"}
+    name = run_key_of(vary(recipe, unwatched), manifest)
+    assert run_key_of(vary(recipe, GENERAL_ALONE), manifest) == name
+    for keep in ("best", "last"):
+        watched = vary(recipe, {"watch.every": 5, "watch.keep": keep} | GENERAL_ALONE)
+        # Looks at no effects have no range of latents to look at.
+        assert watched.watch.every == 0
+        assert run_key_of(watched, manifest) == name
+
+
+def test_joint_loras_are_guided_as_teachers_are(tmp_path: Path) -> None:
+    case = make_case(tmp_path)
+
+    def keys(method: Method) -> list[str]:
+        return [row["key"] for row in eval_rows([method], ["sepia"], case.test, 0, "m")]
+
+    plain = many_steps(case.recipe, "joint-fm", {}, 1)
+    kept = many_steps(vary(case.recipe, {"targets.keep_norm": True}), "joint-fm", {}, 1)
+    assert not plain.keep_norm and kept.keep_norm
+    assert keys(plain) == keys(replace(kept, keep_norm=False)) != keys(kept)
+
+
+def test_a_size_beyond_the_bank_is_the_banks_and_asked_once() -> None:
+    bank = bank_of(*(effect(f"e{i}", "tone") for i in range(18)))
+    assert sizes_of(vary(load_recipe(RECIPE), {"bench.scale": [50, 5, 100, 18]}), bank) == [5, 18]
+    assert sizes_of(load_recipe(RECIPE), bank) == [5, 10, 18]
 
 
 def test_what_concerns_effects_alone_changes_nothing_of_an_acceleration_lora(

@@ -92,6 +92,17 @@ def test_tables_and_figures_from_json(
     assert (tmp_path / f"{name}.md").read_text() == text
 
 
+def test_a_report_says_how_many_pictures_there_were_and_of_what(tmp_path: Path) -> None:
+    for name, more, said in (
+        ("main", {}, "6 effects, training seeds [0, 1], 2 held-out pictures an effect"),
+        ("main", {"photographs": 1}, "1 held-out pictures an effect. Means with 95 % intervals"),
+        ("composition", {}, "6 pairs, training seeds [0, 1], 2 held-out pictures a pair."),
+    ):
+        write_report(tmp_path, name, ["student", "teacher"], **more)
+        write_evidence(tmp_path, name)
+        assert said in (tmp_path / f"{name}.md").read_text()
+
+
 def test_a_report_that_was_not_made_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="collectionlora bench"):
         write_evidence(tmp_path, "main")
