@@ -51,18 +51,33 @@ def write_part(folder: Path, tensors: Sequence[tuple[str, Tensor]]) -> None:
     write_atomic(folder / f"part-{name}-{sha}.parquet", content)
 
 
+class _DamagedError(StorageError):
+    """A part's bytes are known to be others than its name says."""
+
+    def __init__(self, part: Path) -> None:
+        what = "damaged or removed while the run went on"
+        super().__init__(f"{part}: {what}; run again, and it is made again")
+
+
 def stored_keys(folder: Path) -> set[str]:
-    """All keys in a store; a part that is not whole is deleted, to be made again."""
+    """All keys in a store; a part that is not whole is deleted, to be made again.
+
+    Raises:
+        StorageError: a part cannot be read now, by which nothing is known against it: it stays.
+    """
     keys: set[str] = set()
     for part in _parts(folder):
         try:
             part = _named_by_content(part)
-            if part.is_file() and not _is_whole(part, part.stat().st_mtime_ns):
-                raise OSError("not the content that its name says")
+            _check_copy(part)
             keys.update(_keys_of(part))
-        except (pa.ArrowInvalid, OSError):
+        except (pa.ArrowInvalid, _DamagedError):
             print(f"{part}: damaged; removed, its rows will be made again")
             mirror.remove(part)
+        except FileNotFoundError:
+            continue  # another run found it damaged
+        except OSError as error:
+            raise _unreadable(part, error) from error
     return keys
 
 
@@ -80,8 +95,13 @@ class TensorStore:
         self._cache: dict[str, Tensor] = {}
         for folder in folders:
             for part in _parts(folder):
-                for row, key in enumerate(_keys_of(part)):
-                    self._rows[key] = (part, row)
+                try:
+                    keys = _keys_of(part)
+                except pa.ArrowInvalid as error:
+                    raise _DamagedError(part) from error
+                except OSError as error:
+                    raise _unreadable(part, error) from error
+                self._rows |= {key: (part, row) for row, key in enumerate(keys)}
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -107,8 +127,7 @@ class TensorStore:
         if part not in self._tables:
             mirror.fetch(part)
             if not part.is_file() or not _is_whole(part, part.stat().st_mtime_ns):
-                what = "damaged or removed while the run went on"
-                raise StorageError(f"{part}: {what}; run again, and it is made again")
+                raise _DamagedError(part)
             self._tables[part] = pq.read_table(part, memory_map=True)
         return self._tables[part]
 
@@ -125,17 +144,46 @@ def _keys_of(part: Path) -> list[str]:
     if remote is None or part.is_file():
         table = pq.read_table(part, **options)
     else:
-        place = f"{remote.bucket}/{remote.key}"
-        table = pq.read_table(place, filesystem=object_store.arrow_filesystem(), **options)
+        place, store = f"{remote.bucket}/{remote.key}", object_store.arrow_filesystem()
+        try:
+            table = pq.read_table(place, filesystem=store, **options)
+        except (pa.ArrowInvalid, OSError) as error:
+            # A failing network reads like damage: only all of the part's bytes can tell.
+            if not mirror.fetch(part):
+                raise FileNotFoundError(str(remote)) from error
+            if not _is_whole(part, part.stat().st_mtime_ns):
+                raise _DamagedError(part) from error
+            table = pq.read_table(part, **options)
     keys: list[str] = table.column("key").to_pylist()
     return keys
+
+
+def _check_copy(part: Path) -> None:
+    """Of a part that is on this machine, whether it is whole; the copy of one in S3 may go."""
+    if not part.is_file() or _is_whole(part, part.stat().st_mtime_ns):
+        return
+    if mirror.remote_of(part) is None:
+        raise _DamagedError(part)
+    part.unlink()
+
+
+def _unreadable(part: Path, error: OSError) -> StorageError:
+    what = " ".join(str(error).split())[:300]
+    remedy = f"see to the disk or the connection; {object_store.AGAIN}"
+    return StorageError(f"{part}: cannot be read ({what}); {remedy}")
 
 
 def _named_by_content(part: Path) -> Path:
     """A part of before names had a sha256 is read once as it is and gets its name."""
     if part.stem.count("-") == 2 or mirror.remote_of(part) is not None:
         return part
-    pq.read_table(part)
+    try:
+        pq.read_table(part)
+    except OSError as error:
+        # What the system refuses has its number; what cannot be decoded has none.
+        if error.errno is not None:
+            raise
+        raise _DamagedError(part) from error
     return part.rename(part.with_name(f"{part.stem}-{sha256_file(part)[:_SHA]}.parquet"))
 
 

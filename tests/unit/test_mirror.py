@@ -181,6 +181,16 @@ def test_a_damaged_part_in_the_store_is_removed_there(
     assert keys_below(endpoint, "run/cache/targets/").keys() == {second.name}
 
 
+def test_a_copy_that_is_damaged_costs_the_part_in_the_store_nothing(endpoint: str) -> None:
+    folder = local_path(f"{RUN}/cache/targets")
+    write_part(folder, [("a", torch.ones(40))])
+    (part,) = folder.iterdir()
+    part.write_bytes(part.read_bytes()[:-9])
+    assert stored_keys(folder) == {"a"}
+    assert keys_below(endpoint, "run/cache/targets/").keys() == {part.name}
+    assert torch.equal(TensorStore([folder]).get("a"), torch.ones(40))
+
+
 def test_an_object_that_is_not_what_its_sum_says_is_refused_by_name(
     endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

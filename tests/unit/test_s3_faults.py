@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import mirror, object_store
+from pipeline import mirror, object_store, tensor_store
 from pipeline.cli import main
 from pipeline.mirror import local_path
 from pipeline.problems import StorageError
 from pipeline.storage import atomic_folder, folder_is_whole, write_atomic
 from pipeline.tensor_store import TensorStore, stored_keys, write_part
 from tests.s3_proxy import s3_proxy
-from tests.s3_server import BUCKET, s3_server, settings
+from tests.s3_server import BUCKET, keys_below, s3_server, settings
 
 RUN = f"s3://{BUCKET}/run"
 
@@ -128,3 +128,34 @@ def test_a_bucket_that_is_not_there_is_named(
     use(monkeypatch, server, tmp_path)
     with pytest.raises(StorageError, match="s3://no-such-one/a: no such bucket; create it"):
         write_atomic("s3://no-such-one/a", b"x")
+
+
+def test_a_network_that_fails_costs_no_part(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyarrow has one exception for it and for damage, and boto3 may be well the next moment."""
+    use(monkeypatch, server, tmp_path / "a")
+    write_part(local_path(f"{RUN}/spared"), [("a", torch.arange(9.0))])
+    use(monkeypatch, server, tmp_path / "b")
+    there, read_table = local_path(f"{RUN}/spared"), tensor_store.pq.read_table
+
+    def fail(part: object, **options: object) -> object:
+        if "filesystem" in options:
+            raise OSError("AWS Error NETWORK_CONNECTION during GetObject: curlCode: 28")
+        return read_table(part, **options)
+
+    monkeypatch.setattr(tensor_store.pq, "read_table", fail)
+    with s3_proxy("http://127.0.0.1:9", {}) as (endpoint, _):
+        pass  # a port where nobody listens any more
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "names", lambda folder: list(names))
+        names = keys_below(server, "run/spared/")
+        use(patch, endpoint, tmp_path / "b")
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")
+        for look in (stored_keys, lambda folder: TensorStore([folder])):
+            with pytest.raises(StorageError, match="does not answer"):
+                look(there)
+    use(monkeypatch, server, tmp_path / "b")
+    assert keys_below(server, "run/spared/").keys() == names.keys()
+    assert stored_keys(there) == {"a"}
+    assert torch.equal(TensorStore([there]).get("a"), torch.arange(9.0))

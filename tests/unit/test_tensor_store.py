@@ -1,10 +1,13 @@
 """The tensor store: what is written comes back; a damaged part is named and made again."""
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline import tensor_store
+from pipeline.problems import StorageError
 from pipeline.tensor_store import TensorStore, stored_keys, write_part
 
 A, B, C = torch.arange(12.0).reshape(3, 4), torch.randn(5, 2), torch.randn(1, 7)
@@ -59,3 +62,38 @@ def test_a_damaged_part_is_removed_and_named(
     write_part(tmp_path, [("a", A)])
     assert stored_keys(tmp_path) == {"a", "b"}
     assert capsys.readouterr().out == ""
+
+
+def test_a_part_that_cannot_be_read_now_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_part(tmp_path, [("a", A)])
+    (part,) = tmp_path.iterdir()
+
+    def fail(*_: object) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tensor_store, "_is_whole", fail)
+        with pytest.raises(StorageError, match=rf"{part.name}: cannot be read .*Input/output"):
+            stored_keys(tmp_path)
+    assert stored_keys(tmp_path) == {"a"}
+
+
+@pytest.mark.parametrize("number", [None, errno.EACCES])
+def test_of_an_older_part_damage_and_a_refusal_are_told_apart(
+    tmp_path: Path, number: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "part-older.parquet"
+    part.touch()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("Couldn't deserialize thrift") if number is None else OSError(number, "no")
+
+    monkeypatch.setattr(tensor_store.pq, "read_table", fail)
+    if number is None:
+        assert stored_keys(tmp_path) == set() and not part.exists()
+        return
+    with pytest.raises(StorageError, match="cannot be read"):
+        stored_keys(tmp_path)
+    assert part.exists()
