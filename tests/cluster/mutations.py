@@ -138,6 +138,10 @@ OPERATOR = (
         f"{HEAD}.{FIRST}.env.0.name",
     ),
     ray("sidecar_with_a_template", "submissionMode", "SidecarMode", "submitterPod", file=JOB),
+    ray("entrypoint_of_two_commands", "entrypoint", "test -e a && python b", file=JOB),
+    ray("entrypoint_in_brackets", "entrypoint", "(test -e a || python b)", file=JOB),
+    ray("entrypoint_cut_short", "entrypoint", "bash -c 'python a", file=JOB),
+    ray("entrypoint_of_two_lines", "entrypoint", "python a\npython b", file=JOB),
     ray("negative_ttl", "ttlSecondsAfterFinished", -5, file=JOB),
 )
 OURS = (

@@ -6,6 +6,7 @@ missed; so each is checked here, by field.
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tests.cluster.pods import Finding, cluster_of, cluster_place, security_prob
 
 TOKEN_AUTH = (2, 52, 0)
 SECONDS_TO_DRAIN = 20
+# What a shell leaves alone: after a backslash, within single quotes, within double ones.
+QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""")
 CONSTRAINTS = Path(__file__).parents[2] / "cluster" / "constraints.txt"
 PREEMPTIBLE = {
     "cloud.google.com/gke-spot",
@@ -70,7 +73,21 @@ def job_findings(spec: dict[str, Any]) -> Iterator[Finding]:
         yield "submitterPodTemplate", None, what, "give one"
     if not spec.get("entrypoint", "").strip():
         yield "entrypoint", None, "a job without a command", "name it"
+    yield from entrypoint_findings(spec.get("entrypoint", ""))
     yield from driver_findings(spec)
+
+
+def entrypoint_findings(text: str) -> Iterator[Finding]:
+    """The operator puts it, unquoted, behind ``ray job submit ... --`` in a line of bash."""
+    remedy = "write bash -c '...'"
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        yield "entrypoint", text, f"not a line of a shell: {error}", remedy
+        return
+    if re.search(r"[;&|()<>\n]", QUOTED.sub("", text.strip())):
+        what = "the submitter's shell would take a part of it for itself"
+        yield "entrypoint", text, what, remedy
 
 
 def driver_findings(spec: dict[str, Any]) -> Iterator[Finding]:

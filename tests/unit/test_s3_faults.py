@@ -138,6 +138,7 @@ def test_a_network_that_fails_costs_no_part(
     write_part(local_path(f"{RUN}/spared"), [("a", torch.arange(9.0))])
     use(monkeypatch, server, tmp_path / "b")
     there, read_table = local_path(f"{RUN}/spared"), tensor_store.pq.read_table
+    names = keys_below(server, "run/spared/")
 
     def fail(part: object, **options: object) -> object:
         if "filesystem" in options:
@@ -149,7 +150,6 @@ def test_a_network_that_fails_costs_no_part(
         pass  # a port where nobody listens any more
     with monkeypatch.context() as patch:
         patch.setattr(mirror, "names", lambda folder: list(names))
-        names = keys_below(server, "run/spared/")
         use(patch, endpoint, tmp_path / "b")
         patch.setenv("AWS_MAX_ATTEMPTS", "1")
         for look in (stored_keys, lambda folder: TensorStore([folder])):
