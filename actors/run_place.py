@@ -15,6 +15,7 @@ import ray
 
 from pipeline import mirror, object_store
 from pipeline.distill.names import SCORE, STATE_FILE
+from pipeline.problems import StorageError
 from pipeline.storage import folder_is_whole, write_atomic
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -65,7 +66,11 @@ class RunPlace:
 
     def best_checkpoint(self) -> Path:
         """The student folder of the listed checkpoint with the least validation score."""
-        listed = json.loads((self.folder / SNAPSHOT).read_bytes())["checkpoint_results"]
+        snapshot = self._snapshot()
+        if snapshot is None:
+            what = "no list of the run's checkpoints; start the same recipe again"
+            raise StorageError(f"{self.folder / SNAPSHOT}: {what}")
+        listed = snapshot["checkpoint_results"]
         best = min(listed, key=lambda r: (r["metrics"][SCORE], r["metrics"]["round"]))
         folder = self.folder / str(best["checkpoint_dir_name"]) / STUDENT_FOLDER
         mirror.pull(folder)
@@ -159,11 +164,16 @@ class RunPlace:
             return None
 
     def _latest(self) -> dict[str, Any] | None:
+        snapshot = self._snapshot()
+        return snapshot["latest_checkpoint_result"] if snapshot else None
+
+    def _snapshot(self) -> dict[str, Any] | None:
+        """The list as Ray Train wrote it last, wherever; None without one."""
         path = self.folder / SNAPSHOT
         if not mirror.fetch(path):
             return None
-        latest: dict[str, Any] | None = json.loads(path.read_bytes())["latest_checkpoint_result"]
-        return latest
+        snapshot: dict[str, Any] = json.loads(path.read_bytes())
+        return snapshot
 
 
 def latest_run(storage: Path) -> RunPlace | None:
