@@ -143,6 +143,7 @@ class History:
 
     def __init__(self, path: Path, run_key: str | None = None) -> None:
         self.path, self.run_key = path, run_key
+        self._fetched = False
 
     def load(self) -> list[dict[str, float]]:
         """All rounds of the run on record, in order, the last word on each."""
@@ -167,6 +168,10 @@ class History:
 
     def append(self, metrics: dict[str, float]) -> None:
         """Add one round."""
+        if not self._fetched:
+            # Of a run in S3 that goes on here: what is published is this file, whole.
+            mirror.fetch(self.path)
+            self._fetched = True
         named: dict[str, object] = {RUN: self.run_key} if self.run_key else {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with disk_errors(self.path), self.path.open("ab+") as file:

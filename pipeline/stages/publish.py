@@ -1,8 +1,11 @@
 """Publish: progress while it distils, then teachers, base and student side by side in MLflow."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Never
 
 from tqdm import tqdm
@@ -20,6 +23,8 @@ from pipeline.storage import content_key, sha256_file, write_atomic
 from pipeline.tracking import DEFAULT_STORE, Tracker
 
 LOG_EVERY = 10
+# So often the run's own store goes to S3, whole, for a node that goes on when this one is lost.
+STORE_SECONDS = 60.0
 REPORT_FILES = (
     "report.json",
     "report.md",
@@ -42,6 +47,7 @@ class Publisher:
         self.watching = Watching(recipe.watch, places.output)
         self._tracker: Tracker | None = None
         self._parent = ""
+        self._store_at = 0.0
 
     def progress(self, history: History) -> Callable[[dict[str, float]], None]:
         """A callback for finished rounds: progress bar with ETA, history file, tracker."""
@@ -75,6 +81,11 @@ class Publisher:
                 student = student or self._run("student", "student", None)
                 self._open().log_metrics(student, series, round_index)
                 history.publish()
+                if time.monotonic() >= self._store_at:
+                    # One that is busy can wait; at the end it must go.
+                    with suppress(sqlite3.Error):
+                        self._publish_store()
+                    self._store_at = time.monotonic() + STORE_SECONDS
             if round_index == rounds - 1:
                 bar.close()
                 if self.recipe.watch.every:
@@ -116,8 +127,7 @@ class Publisher:
                 tracker.log_artifact(run, self.places.student, "student")
             tracker.finish(run)
         tracker.finish(self._parent)
-        if self.recipe.tracking.uri is None:
-            mirror.publish(output / DEFAULT_STORE)
+        self._publish_store()
         write_atomic(seal, key.encode())
 
     def _score(self, run: str, report: Report, method: str, effect: str | None) -> None:
@@ -131,6 +141,21 @@ class Publisher:
             for name in names:
                 strip = self.places.output / "strips" / shown / f"{name}.png"
                 tracker.log_artifact(run, strip, strip_folder(shown == SOURCE))
+
+    def _publish_store(self) -> None:
+        """The run's own store to S3, if it is kept there: a copy of SQLite's, never half a write."""
+        path = self.places.output / DEFAULT_STORE
+        own = self.recipe.tracking.uri is None and mirror.address(path) is not None
+        if not own or not path.is_file():
+            return
+        with TemporaryDirectory() as folder:
+            copy = Path(folder) / DEFAULT_STORE
+            with (
+                closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as source,
+                closing(sqlite3.connect(copy)) as target,
+            ):
+                source.backup(target)
+            mirror.sent(path, mirror.send(copy, path))
 
     def _run(self, name: str, role: str, effect: str | None) -> str:
         tracker = self._open()
