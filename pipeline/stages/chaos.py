@@ -16,9 +16,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from actors.run_place import RunPlace, latest_run
+from actors.run_place import RunPlace
+from pipeline import mirror
 from pipeline.config import Recipe
+from pipeline.mirror import local_path
 from pipeline.places import Places
+from pipeline.progress import read_progress
 from pipeline.stages.killing import Ground, Victim, kill, killing_ground
 from pipeline.storage import sha256_file, write_atomic
 
@@ -75,13 +78,15 @@ class ChaosReport:
 class Driver:
     """The run's driver as a process of its own, started again where it does not end well."""
 
-    def __init__(self, recipe: str, overrides: Sequence[str], output: Path, address: str) -> None:
+    def __init__(self, recipe: str, overrides: Sequence[str], output: str, address: str) -> None:
         changes = [f"output={output}", "cluster.student_group.max_failures=-1"]
         given = [flag for change in [*overrides, *changes] for flag in ("--set", change)]
         self._command = [sys.executable, "-m", "pipeline", "distill", recipe, *given]
         self._environment = os.environ | {"RAY_ADDRESS": address}
-        self.places, self.log = Places(output), output / "driver.log"
-        output.mkdir(parents=True, exist_ok=True)
+        self.places = Places.of(output)
+        # Of a run in S3 too it is on this machine, as what the driver does is.
+        self.log = self.places.output / "driver.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
         self.starts = 0
 
@@ -123,8 +128,10 @@ class Driver:
 
     def checkpoint(self) -> int:
         """The round of the latest checkpoint."""
-        place: RunPlace | None = latest_run(self.places.training)
-        return place.checkpointed_round() if place else 0
+        progress = read_progress(self.places)
+        if progress is None or not progress.run_key:
+            return 0
+        return RunPlace(self.places.training, progress.run_key).checkpointed_round()
 
     def student(self) -> Path:
         """The finished student."""
@@ -236,28 +243,36 @@ def chaos(
     recipe: Recipe, path: str, overrides: Sequence[str], minutes: float, seed: int, every: float
 ) -> ChaosReport:
     """One undisturbed run, then disturbed ones until the minutes are over; the last one ends."""
-    folder = Path(recipe.output) / "chaos"
+    folder = f"{_absolute(recipe.output)}/chaos"
     cluster, rng = recipe.cluster, random.Random(seed)
     # A server for real runs is no place for these; bits repeat at one size of the group only.
     workers = cluster.student_group.logical_ranks
     overrides = [*overrides, "tracking.uri=null", f"cluster.student_group.workers={workers}"]
+    # The drivers join a cluster, where a relative path means nothing.
+    overrides += [f"bank={_absolute(recipe.bank)}"]
     from actors.session import asked_cpus, asked_resources
 
     with killing_ground(asked_cpus(cluster), asked_resources(cluster)) as ground:
         print("undisturbed run", flush=True)
-        peace = run_through(Driver(path, overrides, folder / "undisturbed", ground.address))
+        peace = run_through(Driver(path, overrides, f"{folder}/undisturbed", ground.address))
         print(f"{peace.sha256[:16]} in {peace.seconds:.0f} s", flush=True)
         until, disturbed = time.monotonic() + 60 * minutes, list[Outcome]()
         while not disturbed or time.monotonic() < until:
             print(f"disturbed run {len(disturbed)}", flush=True)
-            driver = Driver(path, overrides, folder / f"disturbed-{len(disturbed)}", ground.address)
+            output = f"{folder}/disturbed-{len(disturbed)}"
+            driver = Driver(path, overrides, output, ground.address)
             killer = Killer(ground, driver, rng, every, until)
             disturbed.append(run_through(driver, killer))
             print(f"{disturbed[-1].sha256[:16]} in {disturbed[-1].seconds:.0f} s", flush=True)
     report = ChaosReport(peace, disturbed, seed)
     text = json.dumps(asdict(report) | {"same": report.same}, indent=1)
-    write_atomic(folder / "chaos.json", text.encode())
+    write_atomic(f"{folder}/chaos.json", text.encode())
     return report
+
+
+def _absolute(place: str) -> str:
+    path = local_path(place)
+    return mirror.address(path) or str(path.resolve())
 
 
 def describe(report: ChaosReport) -> str:
