@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from actors.run_place import RunPlace
+from actors.run_place import RunPlace, latest_run
 from pipeline import mirror
 from pipeline.config import Recipe
 from pipeline.mirror import local_path
@@ -129,9 +129,11 @@ class Driver:
     def checkpoint(self) -> int:
         """The round of the latest checkpoint."""
         progress = read_progress(self.places)
-        if progress is None or not progress.run_key:
-            return 0
-        return RunPlace(self.places.training, progress.run_key).checkpointed_round()
+        if progress is not None and progress.run_key:
+            return RunPlace(self.places.training, progress.run_key).checkpointed_round()
+        # A driver that was started again has not come to its name.
+        place: RunPlace | None = latest_run(self.places.training)
+        return place.checkpointed_round() if place else 0
 
     def student(self) -> Path:
         """The finished student."""

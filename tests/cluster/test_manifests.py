@@ -35,6 +35,35 @@ def test_the_overlays_are_the_four() -> None:
         assert [kind for kind in kinds if kind.startswith("Ray")] == [ray]
 
 
+def lets_out(resources: list[Resource], labels: dict[str, str]) -> bool:
+    """Whether a policy lets pods with these labels out to any address by HTTPS."""
+    for spec in (r.data["spec"] for r in resources if r.kind == "NetworkPolicy"):
+        selector = spec["podSelector"]
+        wanted = selector.get("matchLabels", {}).items()
+        there = {e["key"] for e in selector.get("matchExpressions", [])}
+        if wanted <= labels.items() and there <= labels.keys():
+            open_ports = [rule["ports"] for rule in spec.get("egress", []) if "to" not in rule]
+            if {"port": 443, "protocol": "TCP"} in sum(open_ports, []):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("overlay", [o.name for o in OVERLAYS])
+def test_rays_pods_get_out_where_that_is_asked_for(overlay: str, tmp_path: Path) -> None:
+    worker = {"ray.io/cluster": "collectionlora", "ray.io/node-type": "worker"}
+    assert not lets_out(build(CLUSTER / "overlays" / overlay, CLUSTER), worker)
+    root = tmp_path / "cluster"
+    shutil.copytree(CLUSTER, root)
+    file = root / "overlays" / overlay / "kustomization.yaml"
+    settings = yaml.safe_load(file.read_text())
+    settings["components"] = [*settings.get("components", []), "../../egress"]
+    file.write_text(yaml.safe_dump(settings))
+    assert [str(problem) for problem in check(root)] == []
+    resources = build(file.parent, root)
+    assert lets_out(resources, worker)
+    assert not lets_out(resources, {"app.kubernetes.io/name": "redis"})
+
+
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=[m.name for m in MUTATIONS])
 def test_a_planted_mistake_is_named(mutation: Mutation, tmp_path: Path) -> None:
     root = tmp_path / "cluster"
