@@ -42,8 +42,8 @@ def lets_out(resources: list[Resource], labels: dict[str, str]) -> bool:
         wanted = selector.get("matchLabels", {}).items()
         there = {e["key"] for e in selector.get("matchExpressions", [])}
         if wanted <= labels.items() and there <= labels.keys():
-            open_ports = [rule["ports"] for rule in spec.get("egress", []) if "to" not in rule]
-            if {"port": 443, "protocol": "TCP"} in sum(open_ports, []):
+            anywhere = [rule["ports"] for rule in spec.get("egress", []) if "to" not in rule]
+            if any({"port": 443, "protocol": "TCP"} in ports for ports in anywhere):
                 return True
     return False
 
