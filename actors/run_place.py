@@ -128,7 +128,8 @@ class RunPlace:
         else:
             entries = object_store.listing(remote.bucket, remote.key)
             found = [e.key[len(remote.key) + 1 :].partition("/")[0] for e in entries]
-        return sorted({name for name in found if name.startswith(_PREFIX)})
+        # The list's own name begins like theirs.
+        return sorted({n for n in found if n.startswith(_PREFIX) and n != SNAPSHOT})
 
     def _whole(self, name: str) -> Said | None:
         """What a checkpoint says of itself, None if it is not whole."""

@@ -11,6 +11,7 @@ from pipeline import object_store
 from pipeline.distill.names import SCORE
 from pipeline.mirror import local_path
 from pipeline.problems import StorageError
+from pipeline.storage import atomic_folder
 from tests.s3_server import BUCKET, client_for, s3_server, settings
 
 
@@ -47,3 +48,16 @@ def test_the_best_checkpoint_in_s3_is_that_of_the_list_there(endpoint: str) -> N
     as_ray_train(endpoint, {"checkpoint_1": 0.5, "checkpoint_2": 0.7, "checkpoint_3": 0.1})
     assert (place.best_checkpoint() / "state.json").read_text() == "checkpoint_3"
     assert place.checkpointed_round() == 2
+
+
+def test_a_whole_run_is_not_said_to_be_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = RunPlace(tmp_path, "key")
+    with atomic_folder(place.folder / "checkpoint_1" / STUDENT_FOLDER) as folder:
+        (folder / "state.json").write_text('{"round": 7}')
+    place.heal()
+    assert place.checkpointed_round() == 7
+    # Its list begins like a checkpoint.
+    place.heal()
+    assert capsys.readouterr().out == ""
