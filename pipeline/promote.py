@@ -6,15 +6,16 @@ the rule is the recipe's ``promote`` section, judged on the two runs' logged mea
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import mirror
 from pipeline.compare import read_store
 from pipeline.comparison.regressions import higher_is_better
 from pipeline.config import Recipe, recipe_hash
 from pipeline.evaluation.report import METRICS
+from pipeline.mirror import local_path
 from pipeline.problems import InputError, Problem
-from pipeline.tracking import RunRow, default_uri
+from pipeline.tracking import DEFAULT_STORE, RunRow, default_uri, publish_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,7 +88,10 @@ def promote(recipe: Recipe, run: str | None = None, dry_run: bool = False) -> Pr
     Raises:
         InputError: no store, or no finished student in it.
     """
-    uri = recipe.tracking.uri or default_uri(Path(recipe.output))
+    output = local_path(recipe.output)
+    if recipe.tracking.uri is None:
+        mirror.fetch(output / DEFAULT_STORE)
+    uri = recipe.tracking.uri or default_uri(output)
     experiment = recipe.tracking.experiment or recipe.name
     model = recipe.promote.model or experiment
     client, rows = read_store(uri, experiment)
@@ -107,6 +111,8 @@ def promote(recipe: Recipe, run: str | None = None, dry_run: bool = False) -> Pr
         return found
     version = _version(client, model, student)
     client.set_registered_model_alias(model, ALIAS, version)
+    if recipe.tracking.uri is None:
+        publish_store(output)
     return replace(found, moved=True)
 
 

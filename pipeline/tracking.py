@@ -13,14 +13,18 @@ MLflow takes seconds to import, so it is imported where it is used.
 import json
 import logging
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
+from pipeline import mirror
 from pipeline.problems import disk_errors
 from pipeline.storage import content_key, write_atomic
 
@@ -264,6 +268,24 @@ class Tracker:
 def default_uri(output: Path) -> str:
     """The store of a run that names none: a SQLite file in its output folder."""
     return f"sqlite:///{output.resolve() / DEFAULT_STORE}"
+
+
+def publish_store(output: Path) -> None:
+    """The store that is in an output kept in S3 goes there: a copy of SQLite's, never half a write.
+
+    Raises sqlite3.Error where the store is busy for long.
+    """
+    path = output / DEFAULT_STORE
+    if mirror.address(path) is None or not path.is_file():
+        return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / DEFAULT_STORE
+        with (
+            closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+        mirror.sent(path, mirror.send(copy, path))
 
 
 def client(uri: str) -> "MlflowClient":

@@ -3,9 +3,8 @@
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Never
 
 from tqdm import tqdm
@@ -20,7 +19,7 @@ from pipeline.places import Places
 from pipeline.stages.distill import History
 from pipeline.stages.watching import Watching
 from pipeline.storage import content_key, sha256_file, write_atomic
-from pipeline.tracking import DEFAULT_STORE, Tracker
+from pipeline.tracking import DEFAULT_STORE, Tracker, publish_store
 
 LOG_EVERY = 10
 # So often the run's own store goes to S3, whole, for a node that goes on when this one is lost.
@@ -143,19 +142,8 @@ class Publisher:
                 tracker.log_artifact(run, strip, strip_folder(shown == SOURCE))
 
     def _publish_store(self) -> None:
-        """The run's own store to S3, if it is kept there: a copy of SQLite's, never half a write."""
-        path = self.places.output / DEFAULT_STORE
-        own = self.recipe.tracking.uri is None and mirror.address(path) is not None
-        if not own or not path.is_file():
-            return
-        with TemporaryDirectory() as folder:
-            copy = Path(folder) / DEFAULT_STORE
-            with (
-                closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as source,
-                closing(sqlite3.connect(copy)) as target,
-            ):
-                source.backup(target)
-            mirror.sent(path, mirror.send(copy, path))
+        if self.recipe.tracking.uri is None:
+            publish_store(self.places.output)
 
     def _run(self, name: str, role: str, effect: str | None) -> str:
         tracker = self._open()

@@ -6,10 +6,12 @@ import pytest
 import yaml
 from mlflow.exceptions import MlflowException
 
-from pipeline import cli, tracking
+from pipeline import cli, object_store, tracking
 from pipeline.config import load_recipe, recipe_hash
+from pipeline.mirror import local_path
 from pipeline.promote import ALIAS
-from pipeline.tracking import Tracker
+from pipeline.tracking import Tracker, publish_store
+from tests.s3_server import BUCKET, s3_server, settings
 
 GOOD = {"fidelity": 21.0, "texture_distance": 0.14, "bad_case_rate": 0.02, "nfe": 4.0}
 
@@ -90,3 +92,33 @@ def test_what_cannot_be_promoted(tmp_path: Path, capsys: pytest.CaptureFixture[s
     wrong = place.recipe("c", promote={"worse_by": {"beauty": 1.0}})
     assert cli.main(["promote", str(wrong)]) == 2
     assert place.champion() is None
+
+
+def test_a_store_in_s3_is_read_and_changed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = f"s3://{BUCKET}/run"
+    recipe = Place(tmp_path).recipe("a", output=output)
+    key = recipe_hash(load_recipe(recipe))
+
+    def champion(node: str) -> str | None:
+        monkeypatch.setenv("COLLECTIONLORA_CACHE", str(tmp_path / node))
+        assert cli.main(["promote", str(recipe), "--dry-run"]) == 0
+        client = tracking.client(tracking.default_uri(local_path(output)))
+        try:
+            return str(client.get_model_version_by_alias("demo", ALIAS).run_id)
+        except MlflowException:
+            return None
+
+    with s3_server(tmp_path / "log.txt") as endpoint:
+        for name, value in settings(endpoint, tmp_path / "node").items():
+            monkeypatch.setenv(name, value)
+        object_store.client.cache_clear()
+        tracker = Tracker.open(None, "demo", local_path(output), f"{output}/mlartifacts")
+        run = tracker.child(tracker.parent("demo", key, {}), "student", "student", None, key)
+        tracker.log_metrics(run, GOOD)
+        publish_store(local_path(output))
+        assert champion("mine") is None
+        assert cli.main(["promote", str(recipe)]) == 0
+        assert champion("another") == run
+        object_store.client.cache_clear()
