@@ -16,13 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from pipeline import mirror
 from pipeline.config import Recipe, recipe_hash
 from pipeline.places import Places
 from pipeline.problems import StorageError
 from pipeline.storage import write_atomic
+from pipeline.tensor_store import count_rows
 
 FILE = "progress.json"
 BEAT_SECONDS = 15.0
@@ -65,9 +64,14 @@ def progress_file(places: Places) -> Path:
 
 
 def read_progress(places: Places) -> Progress | None:
-    """The last word of a run, or None where there is none (or one of another version)."""
+    """The last word of a run, or None where there is none (or one of another version).
+
+    Raises StorageError where the object store of an output in S3 fails.
+    """
+    file = progress_file(places)
+    mirror.fetch(file)
     try:
-        return Progress(**json.loads(progress_file(places).read_bytes()))
+        return Progress(**json.loads(file.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -75,26 +79,15 @@ def read_progress(places: Places) -> Progress | None:
 def stored(stage: str, places: Places) -> int:
     """How much a stage's store holds, whoever put it there."""
     if stage == "encode":
-        return _rows(places.encodings)
+        return count_rows(places.encodings)
     if stage == "targets":
-        return _rows(places.targets)
+        return count_rows(places.targets)
     if stage == "teach":
-        return len(list(places.teachers.glob("*.safetensors")))
+        return sum(name.endswith(".safetensors") for name in mirror.names(places.teachers))
     if stage == "evaluate":
         # Each picture has its cost beside it.
-        return _rows(places.evaluation / "pictures") // 2
+        return count_rows(places.evaluation / "pictures") // 2
     return 0
-
-
-def _rows(folder: Path) -> int:
-    """Rows of a store's parts. Only looks: what to do about a damaged part is the run's."""
-    rows = 0
-    for part in folder.glob("part-*.parquet"):
-        try:
-            rows += pq.read_metadata(part).num_rows
-        except (pa.ArrowInvalid, OSError):
-            continue
-    return rows
 
 
 class Reporter:

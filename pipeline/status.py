@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from actors.run_place import RunPlace, latest_run
+from pipeline import mirror
 from pipeline.config import load_recipe
 from pipeline.places import Places
 from pipeline.problems import InputError, Problem
@@ -57,19 +58,20 @@ class Status:
 
 
 def read_status(run: str | Path, now: float | None = None) -> Status:
-    """The status of a run: its output folder, or the recipe that names it.
+    """The status of a run: its output (a folder, or an address in S3), or the recipe that names it.
 
     Raises:
         InputError: there is no such folder or recipe, or no run has been there.
     """
-    path, now = Path(run), time.time() if now is None else now
-    output = path if path.is_dir() else Path(load_recipe(path).output)
-    places = Places(output)
+    text, now = str(run), time.time() if now is None else now
+    is_output = "://" in text or Path(text).is_dir()
+    places = Places.of(text if is_output else load_recipe(text).output)
     progress = read_progress(places)
     if progress is None:
-        what = f"no run has been here: no {FILE}" if output.is_dir() else "no such folder"
+        there = mirror.address(places.output) or places.output.is_dir()
+        what = f"no run has been here: no {FILE}" if there else "no such folder"
         remedy = "give a run's output folder or its recipe; a run writes it when it begins"
-        raise InputError([Problem(str(output), "", None, what, remedy)])
+        raise InputError([Problem(_shown(places), "", None, what, remedy)])
     return _status(places, progress, now)
 
 
@@ -131,7 +133,7 @@ def _status(places: Places, progress: Progress, now: float) -> Status:
     status = Status(
         name=str(progress.recipe["name"]),
         recipe_hash=progress.recipe_hash,
-        output=str(places.output),
+        output=_shown(places),
         state=state,
         stage=progress.stage,
         done=done,
@@ -162,6 +164,10 @@ def _status(places: Places, progress: Progress, now: float) -> Status:
             "workers_asked": progress.recipe["cluster"]["student_group"]["workers"],
         }
     )
+
+
+def _shown(places: Places) -> str:
+    return mirror.address(places.output) or str(places.output)
 
 
 def _of_range(asked: int | dict[str, float] | None) -> str:

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,6 +82,18 @@ def stored_keys(folder: Path) -> set[str]:
     return keys
 
 
+def count_rows(folder: Path) -> int:
+    """How many rows a store has. Only looks: what to do about a damaged part is the run's."""
+    rows = 0
+    for part in _parts(folder):
+        place, store = _readable(part)
+        try:
+            rows += pq.read_metadata(place, filesystem=store).num_rows
+        except (pa.ArrowInvalid, OSError):
+            continue
+    return rows
+
+
 class TensorStore:
     """Read access to the tensors of one or more folders.
 
@@ -140,22 +153,28 @@ def _parts(folder: Path) -> list[Path]:
 def _keys_of(part: Path) -> list[str]:
     """The keys in a part's rows; of one that is in S3 and not here, its data stays there."""
     options = {"columns": ["key"], "page_checksum_verification": True}
-    remote = mirror.remote_of(part)
-    if remote is None or part.is_file():
+    place, store = _readable(part)
+    try:
+        table = pq.read_table(place, filesystem=store, **options)
+    except (pa.ArrowInvalid, OSError) as error:
+        if store is None:
+            raise
+        # A failing network reads like damage: only all of the part's bytes can tell.
+        if not mirror.fetch(part):
+            raise FileNotFoundError(place) from error
+        if not _is_whole(part, part.stat().st_mtime_ns):
+            raise _DamagedError(part) from error
         table = pq.read_table(part, **options)
-    else:
-        place, store = f"{remote.bucket}/{remote.key}", object_store.arrow_filesystem()
-        try:
-            table = pq.read_table(place, filesystem=store, **options)
-        except (pa.ArrowInvalid, OSError) as error:
-            # A failing network reads like damage: only all of the part's bytes can tell.
-            if not mirror.fetch(part):
-                raise FileNotFoundError(str(remote)) from error
-            if not _is_whole(part, part.stat().st_mtime_ns):
-                raise _DamagedError(part) from error
-            table = pq.read_table(part, **options)
     keys: list[str] = table.column("key").to_pylist()
     return keys
+
+
+def _readable(part: Path) -> tuple[str, Any]:
+    """Where pyarrow reads a part: here, or in S3 if it is there alone."""
+    remote = mirror.remote_of(part)
+    if remote is None or part.is_file():
+        return str(part), None
+    return f"{remote.bucket}/{remote.key}", object_store.arrow_filesystem()
 
 
 def _check_copy(part: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_network_that_fails_costs_no_part(
     names = keys_below(server, "run/spared/")
 
     def fail(part: object, **options: object) -> object:
-        if "filesystem" in options:
+        if options.get("filesystem"):
             raise OSError("AWS Error NETWORK_CONNECTION during GetObject: curlCode: 28")
         return read_table(part, **options)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline import object_store
 from pipeline.cli import main
 from pipeline.config import Recipe, vary
 from pipeline.places import Places
@@ -13,7 +14,9 @@ from pipeline.problems import InputError
 from pipeline.progress import Reporter, progress_file, read_progress
 from pipeline.stages.distill import History
 from pipeline.status import SILENT_SECONDS, describe, read_status
+from pipeline.storage import write_atomic
 from pipeline.tensor_store import write_part
+from tests.s3_server import BUCKET, s3_server, settings
 
 RECIPE = Recipe.model_validate({"name": "tiny", "bank": "b", "output": "o"})
 
@@ -176,3 +179,55 @@ def test_where_no_run_has_been(tmp_path: Path, capsys: pytest.CaptureFixture[str
     progress_file(Places(tmp_path)).write_text('{"state": "running"}')
     with pytest.raises(InputError):
         read_status(tmp_path)
+
+
+def test_a_run_in_s3_from_a_machine_that_has_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = f"s3://{BUCKET}/run"
+
+    def on(node: str) -> Places:
+        monkeypatch.setenv("COLLECTIONLORA_CACHE", str(tmp_path / node))
+        return Places.of(output)
+
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"{{name: tiny, bank: b, output: {output}}}")
+    with s3_server(tmp_path / "log.txt") as endpoint:
+        for name, value in settings(endpoint, tmp_path).items():
+            monkeypatch.setenv(name, value)
+        object_store.client.cache_clear()
+        on("nobody")
+        assert main(["status", str(recipe)]) == 2
+        assert f"{output}: no run has been here" in capsys.readouterr().err
+        places = on("node")
+        write_part(places.targets, [("other", torch.zeros(2))])
+        with Reporter(RECIPE, places) as reporter:
+            reporter.stage("targets", 10, 4)
+            write_part(places.targets, [(f"k{i}", torch.zeros(2)) for i in range(3)])
+            on("mine")
+            assert read_status(recipe).done == 7
+            places = on("node")
+            reporter.distils("key")
+            reporter.stage("distill", 5000, 0)
+            history = History(places.history, "key")
+            for r in range(20):
+                history.append(row(r))
+            history.publish()
+            for name, done in (("key", 10), ("older", 4000)):
+                result = {"metrics": {"round": done}, "checkpoint_dir_name": f"checkpoint_{done}"}
+                folder = f"{output}/training/{name}"
+                text = json.dumps({"latest_checkpoint_result": result})
+                write_atomic(f"{folder}/checkpoint_manager_snapshot.json", text.encode())
+                write_atomic(f"{folder}/checkpoint_{done}/student/state.json", b"{}")
+            on("mine")
+            status = read_status(output)
+            assert (status.output, status.state, status.round) == (output, "running", 20)
+            assert status.checkpoint_round == 10
+            # Of a version that told nobody the run's name: the run with the newest checkpoint.
+            on("node")
+            reporter.distils("")
+            History(places.history).append(row(0))
+            History(places.history).publish()
+            on("mine")
+            assert read_status(output).checkpoint_round == 4000
+        object_store.client.cache_clear()
