@@ -28,6 +28,9 @@ DOWNLOADS = 5
 PART = 64 * 2**20
 AGAIN = "the same command goes on from here"
 
+# AWS answers 400 to these, as to a request that is wrong.
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "InvalidToken"}
+
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 # Above all no "..": a key becomes a path on this machine.
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]{1,255}")
@@ -244,6 +247,12 @@ def _refusal(response: dict[str, Any]) -> tuple[str, str]:
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if code == "NoSuchBucket":
         return "no such bucket", "create it, or correct the address"
+    if code in _EXPIRED:
+        return f"the credentials have expired ({code})", f"renew them; {AGAIN}"
+    if code == "400":
+        # The answer to a HEAD has no body to say why.
+        what = "refused (400), as credentials that have expired are"
+        return what, f"renew them, or correct the region; {AGAIN}"
     if status in (401, 403):
         return f"access refused ({code})", "give these credentials the right to read and write"
     if status == 404:

@@ -159,3 +159,23 @@ def test_a_network_that_fails_costs_no_part(
     assert keys_below(server, "run/spared/").keys() == names.keys()
     assert stored_keys(there) == {"a"}
     assert torch.equal(TensorStore([there]).get("a"), torch.arange(9.0))
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("ExpiredToken", 400),
+        ("ExpiredTokenException", 400),
+        ("RequestExpired", 400),
+        ("InvalidToken", 400),
+        ("ExpiredToken", 403),
+        ("400", 400),  # of a HEAD
+    ],
+)
+def test_expired_credentials_are_named(code: str, status: int) -> None:
+    from botocore.exceptions import ClientError
+
+    answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    said = pytest.raises(StorageError, match=r"s3://b/k: .*expired.*; renew them")
+    with said, object_store.s3_errors("b", "k"):
+        raise ClientError(answer, "PutObject")
