@@ -81,13 +81,11 @@ def local_path(place: Place) -> Path:
 def remote_of(path: Path) -> Remote | None:
     """Where a path in the mirror is in S3; None for any other path."""
     parts = path.parts
-    if MARKER not in parts:
-        return None
-    version, *rest = parts[parts.index(MARKER) + 1 :] or [""]
-    if not rest or not _VERSION.fullmatch(version):
-        return None
-    bucket, *key = rest
-    return Remote(version, bucket, "/".join(key))
+    # A cache's own folder may have the marker's name.
+    for i, (part, version, bucket) in enumerate(zip(parts, parts[1:], parts[2:], strict=False)):
+        if part == MARKER and _VERSION.fullmatch(version):
+            return Remote(version, bucket, "/".join(parts[i + 3 :]))
+    return None
 
 
 def address(path: Path) -> str | None:

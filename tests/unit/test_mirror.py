@@ -55,6 +55,10 @@ def test_paths_are_addresses_on_every_node(tmp_path: Path, monkeypatch: pytest.M
     on_another_node(monkeypatch, tmp_path / "b")
     assert local_path(here) == tmp_path / "b" / here.relative_to(tmp_path / "a")
     assert mirror.readable(f"{here}: damaged") == "s3://bucket/some/run/cache/x.json: damaged"
+    # A cache with the mirror's own name, and an object that has it in its own.
+    on_another_node(monkeypatch, tmp_path / "collectionlora-s3")
+    for place in ("s3://bucket/run/x.json", "s3://bucket/collectionlora-s3/live/bucket/x.json"):
+        assert mirror.address(local_path(place)) == place
     ordinary = tmp_path / "collectionlora-s3" / "mine"
     assert mirror.address(ordinary) is None and local_path(ordinary) == ordinary
 
