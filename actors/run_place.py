@@ -184,7 +184,7 @@ def latest_run(storage: Path) -> RunPlace | None:
         keys = [e.key for e in object_store.listing(remote.bucket, remote.key)]
         names = {k.split("/")[-2] for k in keys if k.endswith(f"/{SNAPSHOT}")}
         runs = [RunPlace(storage, name) for name in sorted(names)]
-        # Their names begin with the time.
+        # Checkpoints' names begin with the time.
         return max(runs, key=lambda run: run._checkpoints()[-1:], default=None)
     found = sorted(storage.glob(f"*/{SNAPSHOT}"), key=lambda path: path.stat().st_mtime)
     return RunPlace(storage, found[-1].parent.name) if found else None

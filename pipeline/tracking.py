@@ -273,7 +273,7 @@ def default_uri(output: Path) -> str:
 def publish_store(output: Path) -> None:
     """The store that is in an output kept in S3 goes there: a copy of SQLite's, never half a write.
 
-    Raises sqlite3.Error where the store is busy for long.
+    Raises sqlite3.Error where it cannot be read.
     """
     path = output / DEFAULT_STORE
     if mirror.address(path) is None or not path.is_file():
@@ -281,7 +281,7 @@ def publish_store(output: Path) -> None:
     with TemporaryDirectory() as folder:
         copy = Path(folder) / DEFAULT_STORE
         with (
-            closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as source,
             closing(sqlite3.connect(copy)) as target,
         ):
             source.backup(target)

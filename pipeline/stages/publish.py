@@ -81,7 +81,7 @@ class Publisher:
                 self._open().log_metrics(student, series, round_index)
                 history.publish()
                 if time.monotonic() >= self._store_at:
-                    # One that is busy can wait; at the end it must go.
+                    # One that cannot be read now can wait; at the end it must go.
                     with suppress(sqlite3.Error):
                         self._publish_store()
                     self._store_at = time.monotonic() + STORE_SECONDS
