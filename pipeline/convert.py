@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.models.lora_formats import (
     Layout,
     LoraFile,
+    has_single_blocks,
     lora_problems,
     read_lora,
     transformer_shapes,
@@ -33,7 +34,9 @@ def convert(source: Path, out: Path, layout: Layout, base: Path | None = None) -
     if problems:
         raise InputError(problems)
     metadata = {key: text for key, text in lora.metadata.items() if key not in _STALE}
-    write_lora(out, lora.modules, metadata, layout)
+    # A LoRA on the double blocks alone does not say by itself that it is Flux's.
+    flux = has_single_blocks(shapes or ())
+    write_lora(out, lora.modules, metadata, layout, flux)
     return f"{out}: {describe(lora)}, in {layout} layout"
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.config import LoraSettings, ModelSettings, StudentSettings
 from pipeline.editing.student_export import EFFECTS_FILE
-from pipeline.models.families import Family, family_of
+from pipeline.models.families import FLUX_KONTEXT, Family, family_of
 from pipeline.models.lora_formats import WEIGHTS_FILE, Layout, LoraModule, write_lora
 from pipeline.prompting import EffectPrompts
 from pipeline.storage import atomic_folder
@@ -47,7 +47,8 @@ def export_student(
     }
     with atomic_folder(folder) as new:
         write_student_lora(new / WEIGHTS_FILE, weights, lora, metadata)
-        write_student_lora(new / COMFYUI_FILE, weights, lora, metadata, "comfyui")
+        flux = family_of(model.path) is FLUX_KONTEXT
+        write_student_lora(new / COMFYUI_FILE, weights, lora, metadata, "comfyui", flux)
         scheduler.save_pretrained(new / "scheduler")
         text = json.dumps(schedule | {"effects": effects}, indent=2, ensure_ascii=False)
         (new / EFFECTS_FILE).write_text(text + "\n", encoding="utf-8")
@@ -62,8 +63,9 @@ def write_student_lora(
     lora: LoraSettings,
     metadata: Mapping[str, str] | None = None,
     layout: Layout = "diffusers",
+    flux: bool = False,
 ) -> None:
-    """The student's weights as a LoRA file, with what ``metadata`` says of them."""
+    """The student's weights as a LoRA file, with what ``metadata`` says; ``write_lora``'s rest."""
     modules = {
         key.removesuffix(".lora_A"): LoraModule(
             down.detach(), weights[f"{key.removesuffix('.lora_A')}.lora_B"].detach(), lora.alpha
@@ -71,7 +73,7 @@ def write_student_lora(
         for key, down in weights.items()
         if key.endswith(".lora_A")
     }
-    write_lora(path, modules, metadata or {}, layout)
+    write_lora(path, modules, metadata or {}, layout, flux)
 
 
 def model_card(

@@ -240,6 +240,23 @@ def test_the_other_file_has_comfyuis_keys(exported: Path, weights: dict[str, Ten
     assert {t.item() for key, t in tensors.items() if key.endswith("alpha")} == {10.0}
 
 
+def test_a_flux_students_other_file_has_the_keys_that_comfyui_knows_of_flux(
+    tmp_path: Path,
+) -> None:
+    """Of double blocks alone, too, whose layers are named as Qwen-Image's are."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model_index.json").write_text('{"_class_name": "FluxKontextPipeline"}')
+    module = "transformer_blocks.0.attn.to_q"
+    flux = {f"{module}.lora_A": torch.ones(4, 32), f"{module}.lora_B": torch.ones(32, 4)}
+    settings = ModelSettings(path=str(model))
+    folder = export_student(flux, LORA, STUDENT, PROMPTS, settings, "0", tmp_path / "student")
+    assert load_file(folder / COMFYUI_FILE).keys() == {
+        f"transformer.{module}.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha")
+    }
+    assert read_lora(folder / COMFYUI_FILE).modules[module].scale == 2.5
+
+
 def test_the_same_student_gives_the_same_bytes(
     exported: Path, weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
