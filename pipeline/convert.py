@@ -18,11 +18,12 @@ from pipeline.problems import InputError, Problem
 _STALE = {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"}
 
 
-def convert(source: Path, out: Path, layout: Layout, base: Path | None = None) -> str:
+def convert(source: Path, out: Path, layout: Layout, base: str | Path | None = None) -> str:
     """Write the LoRA of ``source`` to ``out``; returns a line that says what was written.
 
-    base: a model folder. Names flattened with underscores (``lora_unet_``) need it, and with it
-    the LoRA is checked against the model. Weights, scales and metadata come through unchanged.
+    base: a model folder or address. Names flattened with underscores (``lora_unet_``) need it, and
+    with it the LoRA is checked against the model. Weights, scales and metadata come through
+    unchanged.
 
     Raises:
         InputError: a bad LoRA, one that does not fit the base, or ``out`` is there already.

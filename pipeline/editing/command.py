@@ -56,7 +56,9 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
         "--adapter", type=Path, required=True, metavar="DIR", help="an export: a student/ folder"
     )
     command.add_argument(
-        "--base", type=Path, help="the base model's folder; else the one that the export names"
+        "--base",
+        metavar="BASE",
+        help="the base model's folder or hf:// address; else the one that the export names",
     )
     command.add_argument("--device", choices=DEVICES, help="cuda where there is one, else cpu")
     command.add_argument("--dtype", choices=DTYPES, help="bfloat16 on cuda, float32 on cpu")

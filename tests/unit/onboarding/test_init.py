@@ -83,6 +83,20 @@ def test_the_recipe_of_a_wide_base_has_the_published_settings(
     assert recipe.targets.guidance == 5.0 and recipe.distill.learning_rate == 1e-4
 
 
+def test_an_address_is_fetched_and_kept_in_the_recipe(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "hf://owner/edit"
+
+    def fetch(path: str | Path) -> Path:
+        return BASE if str(path) == address else Path(path)
+
+    for module in ("onboarding.init", "models.lora.check", "models.families"):
+        monkeypatch.setattr(f"pipeline.{module}.local_model", fetch)
+    assert main(["init", str(mine), "--base", address]) == 0
+    assert load_recipe(mine / "recipe.yaml").model.path == address
+
+
 def test_nothing_of_the_users_is_written_over(mine: Path) -> None:
     init(mine, BASE)
     before = (mine / "bank.yaml").read_bytes()
