@@ -256,7 +256,7 @@ def _stage(arguments: argparse.Namespace) -> None:
     from pipeline.validation import validate
 
     start = [f"grow.start_from={json.dumps(arguments.start)}"] if arguments.start else []
-    recipe, bank = validate(arguments.recipe, [*arguments.set, *start])
+    recipe, bank = validate(arguments.recipe, [*arguments.set, *start], arguments.dry_run)
     if arguments.dry_run:
         from pipeline.dry_run import describe_run
 

@@ -149,7 +149,8 @@ def _base_of_card(card: Path) -> str:
     text = card.read_text(encoding="utf-8")[:65536]
     parts = text.split("---\n")
     front = parse_yaml(parts[1]) if text.startswith("---\n") and len(parts) > 2 else None
-    named = front.get("base_model") if isinstance(front, dict) else None
+    front = front if isinstance(front, dict) else {}
+    named = front.get("base_model")
     if not isinstance(named, str):
         raise ValueError("the card names none")
     if Path(named).is_dir() or not hub_name(named):
