@@ -71,7 +71,7 @@ def write_parts(model: Path) -> None:
     """The files of a whole model that are looked for, of one tensor each; nothing loads them."""
     configs = {
         "transformer/config.json": TRANSFORMER,
-        "vae/config.json": {},
+        "vae/config.json": {"temperal_downsample": [False, True, True]},
         "text_encoder/config.json": {},
         "scheduler/scheduler_config.json": {},
         "tokenizer/tokenizer_config.json": {},
