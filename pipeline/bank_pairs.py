@@ -79,6 +79,16 @@ def is_role(name: str) -> bool:
     return _ROLE.fullmatch(name) is not None
 
 
+def has_target(folder: Path) -> bool:
+    """Whether a folder is the sources' half of pairs: one of the targets' lies beside it."""
+    role = _ROLE.fullmatch(folder.name)
+    if role is None:
+        return False
+    wanted = {target for source, target in COUPLES if source == role[1].lower()}
+    others = (_ROLE.fullmatch(p.name) for p in folder.parent.iterdir() if p.is_dir())
+    return any(other is not None and other[1].lower() in wanted for other in others)
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """The picture files right in a folder, by name."""
     with os.scandir(folder) as entries:

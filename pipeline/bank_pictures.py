@@ -44,9 +44,14 @@ def held_out(
         )
         return tuple(path for path in named if path is not None)
     folder = None if given is None else inside(file, file, "test", given, [], kind="folder")
-    inner = () if folder is None else sorted(p for p in folder.iterdir() if p.is_dir())
-    kinds = [kind.name for kind in inner if pictures_in(kind)]
-    if not kinds:
+    inner = [] if folder is None else sorted(p for p in folder.iterdir() if p.is_dir())
+    # Hidden ones are programs' own, such as .ipynb_checkpoints.
+    kinds = [p.name for p in inner if not p.name.startswith(".") and pictures_in(p)]
+    if folder is None or not kinds:
         return photographs_of(file, "test", given, problems)
+    if pictures_in(folder):
+        what = f"pictures right in the folder and in folders of it ({', '.join(kinds[:3])})"
+        remedy = "keep the held-out ones in one of both ways, and move the others elsewhere"
+        problems.append(Problem(str(file), "test", given, what, remedy))
     found = [photographs_of(file, "test", f"{given}/{kind}", problems) for kind in kinds]
     return tuple(path for turn in zip_longest(*found) for path in turn if path is not None)

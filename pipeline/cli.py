@@ -150,7 +150,9 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "init effects --base models/qwen-image-edit-2509",
     )
     command.add_argument("folder", metavar="DIR", type=Path, help="where LoRAs and pairs lie")
-    command.add_argument("--base", type=Path, help="the model's diffusers folder; else asked for")
+    command.add_argument(
+        "--base", help="the model's diffusers folder, or its hf:// address; else asked for"
+    )
     command.set_defaults(command=_init)
 
 
@@ -168,7 +170,8 @@ def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     # The layouts' one list is beside torch, which a command's help must not wait for.
     command.add_argument("--to", required=True, choices=["diffusers", "comfyui", "peft"])
     command.add_argument(
-        "--base", type=Path, help="the model's folder, which lora_unet_ keys need; checks the fit"
+        "--base",
+        help="the model's folder or hf:// address, which lora_unet_ keys need; checks the fit",
     )
     command.set_defaults(command=_convert)
 
@@ -253,7 +256,7 @@ def _stage(arguments: argparse.Namespace) -> None:
     from pipeline.validation import validate
 
     start = [f"grow.start_from={json.dumps(arguments.start)}"] if arguments.start else []
-    recipe, bank = validate(arguments.recipe, [*arguments.set, *start])
+    recipe, bank = validate(arguments.recipe, [*arguments.set, *start], arguments.dry_run)
     if arguments.dry_run:
         from pipeline.dry_run import describe_run
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.models.lora_formats import (
     Layout,
     LoraFile,
+    has_single_blocks,
     lora_problems,
     read_lora,
     transformer_shapes,
@@ -17,11 +18,12 @@ from pipeline.problems import InputError, Problem
 _STALE = {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"}
 
 
-def convert(source: Path, out: Path, layout: Layout, base: Path | None = None) -> str:
+def convert(source: Path, out: Path, layout: Layout, base: str | Path | None = None) -> str:
     """Write the LoRA of ``source`` to ``out``; returns a line that says what was written.
 
-    base: a model folder. Names flattened with underscores (``lora_unet_``) need it, and with it
-    the LoRA is checked against the model. Weights, scales and metadata come through unchanged.
+    base: a model folder or address. Names flattened with underscores (``lora_unet_``) need it, and
+    with it the LoRA is checked against the model. Weights, scales and metadata come through
+    unchanged.
 
     Raises:
         InputError: a bad LoRA, one that does not fit the base, or ``out`` is there already.
@@ -33,7 +35,9 @@ def convert(source: Path, out: Path, layout: Layout, base: Path | None = None) -
     if problems:
         raise InputError(problems)
     metadata = {key: text for key, text in lora.metadata.items() if key not in _STALE}
-    write_lora(out, lora.modules, metadata, layout)
+    # A LoRA on the double blocks alone does not say by itself that it is Flux's.
+    flux = has_single_blocks(shapes or ())
+    write_lora(out, lora.modules, metadata, layout, flux)
     return f"{out}: {describe(lora)}, in {layout} layout"
 
 

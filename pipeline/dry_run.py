@@ -13,6 +13,7 @@ from pipeline.places import Places
 from pipeline.plan import round_slots
 from pipeline.stages.distill import plan_settings
 from pipeline.stages.encode import collect, missing
+from pipeline.stages.grow import known_by, start_of
 from pipeline.stages.prompts import plan_prompts
 from pipeline.stages.targets import plan_targets
 from pipeline.stages.teach import untaught
@@ -26,6 +27,10 @@ WORDS, WORDS_A_PICTURE = 128, 196
 def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
     """A line a stage: what is missing, and the transformer forwards (a sample each) it takes."""
     places = Places.of(recipe.output)
+    start = start_of(recipe)
+    if start is not None:
+        # What it knows keeps its triggers. Orthogonal ones are the run's to choose, on Ray.
+        bank = known_by(start, bank)
     planned = plan_prompts(recipe, bank, places)
     prompts, asks = planned.prompts, len(planned.missing)
     to_ask = f", {asks} captions to ask for (the rest follows from them)" if asks else ""

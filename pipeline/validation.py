@@ -15,6 +15,7 @@ from pipeline.config import LoraSettings, Recipe, inspect_recipe
 from pipeline.images import open_image
 from pipeline.miniature.effects import KNOWN
 from pipeline.mirror import local_path
+from pipeline.model_files import base_problems, judge_problems
 from pipeline.models.families import FAMILIES, family_of
 from pipeline.models.local import local_model
 from pipeline.models.lora_formats import lora_problems, read_lora, transformer_shapes
@@ -25,10 +26,13 @@ from pipeline.stages.grow import FIELD, new_effects
 Shapes = dict[str, tuple[int, int]]
 
 
-def validate(recipe_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Bank]:
+def validate(
+    recipe_path: str | Path, overrides: Sequence[str] = (), plan_only: bool = False
+) -> tuple[Recipe, Bank]:
     """Check a recipe, its model folder, its bank and every file of it; nothing is written.
 
     Adapters and images are read whole, so that a run does not end hours later on a broken one.
+    plan_only: the base may be its configurations alone, on a machine without its weights.
 
     Raises:
         InputError: all that is wrong, in one report.
@@ -44,8 +48,10 @@ def validate(recipe_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Re
     wrong |= {p.field for p in addresses}
     shapes = None
     if "model" not in wrong and "model.path" not in wrong:
-        shapes, found = _check_model(file, recipe)
+        shapes, found = _check_model(file, recipe, plan_only)
         problems += found
+    if not plan_only and not any(field.startswith("evaluate") for field in wrong):
+        problems += judge_problems(file, recipe.evaluate.judges)
     if "output" not in wrong:
         problems += _check_output(file, recipe.output)
         if not any(field.split(".")[0] == "grow" for field in wrong):
@@ -69,7 +75,7 @@ def validate(recipe_path: str | Path, overrides: Sequence[str] = ()) -> tuple[Re
     return recipe, bank
 
 
-def _check_model(file: str, recipe: Recipe) -> tuple[Shapes | None, list[Problem]]:
+def _check_model(file: str, recipe: Recipe, plan_only: bool) -> tuple[Shapes | None, list[Problem]]:
     """The transformer's layers, and what is wrong with the folder or the modules asked of it."""
     try:
         folder = local_model(recipe.model.path)
@@ -84,6 +90,7 @@ def _check_model(file: str, recipe: Recipe) -> tuple[Shapes | None, list[Problem
         what = "no model_index.json in the folder"
         return None, [Problem(file, "model.path", recipe.model.path, what, remedy)]
     problems = list(_check_quantize(file, recipe))
+    kind = None
     try:
         found = json.loads(index.read_text(encoding="utf-8"))
         kind = found.get("_class_name") if isinstance(found, dict) else None
@@ -99,6 +106,8 @@ def _check_model(file: str, recipe: Recipe) -> tuple[Shapes | None, list[Problem
         return None, problems + error.problems
     for place, lora in (("teach.lora", recipe.teach.lora), ("student.lora", recipe.student.lora)):
         problems += _check_modules(file, place, lora, shapes)
+    if kind in FAMILIES and not plan_only:
+        problems += base_problems(folder, FAMILIES[kind])
     return shapes, problems
 
 

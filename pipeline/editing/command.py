@@ -56,7 +56,9 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
         "--adapter", type=Path, required=True, metavar="DIR", help="an export: a student/ folder"
     )
     command.add_argument(
-        "--base", type=Path, help="the base model's folder; else the one that the export names"
+        "--base",
+        metavar="BASE",
+        help="the base model's folder or hf:// address; else the one that the export names",
     )
     command.add_argument("--device", choices=DEVICES, help="cuda where there is one, else cpu")
     command.add_argument("--dtype", choices=DTYPES, help="bfloat16 on cuda, float32 on cpu")
@@ -84,6 +86,9 @@ def run_edit(arguments: argparse.Namespace) -> None:
     seeds = _seeds(arguments.seeds, problems)
     if arguments.out is None:
         problems.append(_flag("--out", None, "none given", "name a folder for the pictures"))
+    elif (taken := _no_folder(arguments.out)) is not None:
+        what = f"{taken} is not a folder"
+        problems.append(_flag("--out", str(arguments.out), what, "name another folder"))
     if arguments.batch < 1:
         problems.append(_flag("--batch", arguments.batch, "not positive", "give 1 or more"))
     sources = find_images(arguments.images, problems)
@@ -165,6 +170,12 @@ def _seeds(text: str, problems: list[Problem]) -> list[int]:
         remedy = f"give whole numbers from 0 to {MAX_SEED}, with commas between"
         problems.append(_flag("--seeds", text, "not a list of seeds", remedy))
     return list(dict.fromkeys(seeds))
+
+
+def _no_folder(path: Path) -> Path | None:
+    """What stands in the way of making a folder."""
+    there = next((p for p in (path, *path.parents) if p.exists() or p.is_symlink()), None)
+    return there if there is not None and not there.is_dir() else None
 
 
 def _flag(name: str, value: object, what: str, remedy: str) -> Problem:

@@ -27,7 +27,12 @@ def find_images(places: Sequence[str], problems: list[Problem]) -> list[Path]:
     for place in places:
         path = Path(place)
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            # Not hidden ones: macOS leaves a ._1.png beside 1.png that is no picture.
+            inside = sorted(
+                p
+                for p in path.iterdir()
+                if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+            )
             if not inside:
                 problems.append(Problem(place, "", None, "no pictures in it", "give another"))
             found += inside

@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.bank import EffectName, Words
 from pipeline.models.families import family_of
+from pipeline.models.local import HUB, hub_name, local_model
 from pipeline.models.lora_formats import WEIGHTS_FILE
 from pipeline.problems import InputError, Problem, from_pydantic
 from pipeline.yaml_file import parse_yaml
 
 EFFECTS_FILE = "effects.json"
 CARD = "README.md"
+# Beside the card's base_model, which is no place for a revision.
+REVISION = "base_revision"
 MAX_BYTES = 8 * 2**20
 SHOWN = 6
 
@@ -78,10 +81,11 @@ class StudentExport:
         return f"it makes {', '.join(some)}" + (f" and {more} more" if more else "")
 
 
-def read_export(folder: Path, base: Path | None = None) -> StudentExport:
+def read_export(folder: Path, base: str | Path | None = None) -> StudentExport:
     """Check an export's folder and read what sampling needs, without loading any weights.
 
-    base: the model's folder; where none is given, the one that the export's card names.
+    base: the model's folder or address; where none is given, the one that the export's card names.
+    An address is fetched.
 
     Raises:
         InputError: everything that is missing or broken, in one report.
@@ -124,11 +128,11 @@ def _read_effects(path: Path, problems: list[Problem]) -> EffectsFile | None:
     return None
 
 
-def _find_base(folder: Path, base: Path | None, problems: list[Problem]) -> Path | None:
+def _find_base(folder: Path, base: str | Path | None, problems: list[Problem]) -> Path | None:
     file, field = ("--base", "") if base is not None else (str(folder / CARD), "base_model")
-    remedy = "give the base model's folder with --base"
+    remedy = "give the base model's folder or hf:// address with --base"
     try:
-        found = base if base is not None else Path(_base_of_card(folder / CARD))
+        found = local_model(base if base is not None else _base_of_card(folder / CARD))
         family_of(found)
     except (ValueError, OSError) as error:
         what = " ".join(str(error).split())
@@ -138,11 +142,18 @@ def _find_base(folder: Path, base: Path | None, problems: list[Problem]) -> Path
 
 
 def _base_of_card(card: Path) -> str:
-    """``base_model`` of a model card's front matter."""
+    """``base_model`` of a model card's front matter: a path, or an address.
+
+    The Hub's own cards name a model of the Hub as ``owner/name``, and so do ours.
+    """
     text = card.read_text(encoding="utf-8")[:65536]
     parts = text.split("---\n")
     front = parse_yaml(parts[1]) if text.startswith("---\n") and len(parts) > 2 else None
-    named = front.get("base_model") if isinstance(front, dict) else None
+    front = front if isinstance(front, dict) else {}
+    named = front.get("base_model")
     if not isinstance(named, str):
         raise ValueError("the card names none")
-    return named
+    if Path(named).is_dir() or not hub_name(named):
+        return named
+    revision = front.get(REVISION)
+    return f"{HUB}{named}" + (f"@{revision}" if isinstance(revision, str) else "")

@@ -8,6 +8,7 @@ pickle never does.
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pipeline.problems import InputError, Problem
 
 WANTED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 CACHE = "COLLECTIONLORA_MODELS"
+HUB = "hf://"
 
 
 def local_model(path: str | Path) -> Path:
@@ -32,11 +34,16 @@ def local_model(path: str | Path) -> Path:
         InputError: the address is malformed, empty, or cannot be reached.
     """
     text = str(path)
-    if text.startswith("hf://"):
+    if text.startswith(HUB):
         return _from_hub(text)
     if text.startswith("s3://"):
         return _from_bucket(text)
     return Path(path)
+
+
+def hub_name(text: str) -> bool:
+    """Whether a text has the form of a model's name on the Hub, as a relative path may."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text, re.ASCII) is not None
 
 
 def absolute(path: str) -> str:
@@ -49,7 +56,7 @@ def _from_hub(address: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    name, _, revision = address.removeprefix("hf://").partition("@")
+    name, _, revision = address.removeprefix(HUB).partition("@")
     patterns = [f"*{ending}" for ending in WANTED]
     try:
         with _one_at_a_time(_cache_folder() / f"{_digest(address)}.lock"):

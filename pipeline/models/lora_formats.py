@@ -8,7 +8,13 @@ from pipeline.models.lora.check import (
 )
 from pipeline.models.lora.read import WEIGHTS_FILE, content_hash, lora_at_hand, read_lora
 from pipeline.models.lora.types import LoraFile, LoraModule, Shapes
-from pipeline.models.lora.write import LAYOUTS, Layout, peft_settings, write_lora
+from pipeline.models.lora.write import (
+    LAYOUTS,
+    Layout,
+    has_single_blocks,
+    peft_settings,
+    write_lora,
+)
 
 __all__ = [
     "LAYOUTS",
@@ -19,6 +25,7 @@ __all__ = [
     "Shapes",
     "check_lora",
     "content_hash",
+    "has_single_blocks",
     "linear_shapes",
     "lora_at_hand",
     "lora_problems",

@@ -24,10 +24,31 @@ _SHOWN = 3
 
 
 def read_header(path: Path, whole_numbers: str | None = None) -> dict[str, Any]:
-    """The JSON header of a safetensors file of float tensors: at most 16 MiB, no key twice.
+    """The JSON header of a safetensors file of float tensors.
 
-    Tensors whose key ends in ``whole_numbers`` may be integers. These checks come before
-    safetensors' own, for their clearer messages.
+    Tensors whose key ends in ``whole_numbers`` may be integers.
+
+    Raises:
+        InputError (a ValueError): as :func:`whole_header`, or a tensor that is not of floats.
+    """
+    header = whole_header(path)
+    known = set(DTYPES.values())
+    for key, entry in header.items():
+        dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        if whole_numbers and key.endswith(whole_numbers) and dtype in WHOLE_NUMBERS:
+            continue
+        if key != "__metadata__" and dtype not in known:
+            problem = Problem(
+                str(path), key, dtype, "not a float tensor", "save it as F32, BF16 or F16"
+            )
+            raise InputError([problem])
+    return header
+
+
+def whole_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a whole safetensors file: at most 16 MiB, no key twice.
+
+    These checks come before safetensors' own, for their clearer messages.
 
     Raises:
         InputError (a ValueError): no such file, a pickle or anything else in disguise, truncated.
@@ -68,16 +89,6 @@ def read_header(path: Path, whole_numbers: str | None = None) -> dict[str, Any]:
     ends = [_end(entry) for key, entry in header.items() if key != "__metadata__"]
     if size < 8 + length + max(ends, default=0):
         raise refused(f"truncated: {size} bytes of {8 + length + max(ends)}")
-    known = set(DTYPES.values())
-    for key, entry in header.items():
-        dtype = entry.get("dtype") if isinstance(entry, dict) else None
-        if whole_numbers and key.endswith(whole_numbers) and dtype in WHOLE_NUMBERS:
-            continue
-        if key != "__metadata__" and dtype not in known:
-            problem = Problem(
-                str(path), key, dtype, "not a float tensor", "save it as F32, BF16 or F16"
-            )
-            raise InputError([problem])
     loaded: dict[str, Any] = header
     return loaded
 

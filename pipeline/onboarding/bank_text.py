@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
+from pipeline.onboarding.scalar import scalar
 from pipeline.onboarding.survey import FoundEffect, Survey
 
 BLANK = "BLANK: write what this effect's LoRA was trained with"
@@ -25,19 +24,19 @@ def bank_text(found: Survey, held_out: Sequence[Path]) -> str:
     lines = [_HEAD.format(folder=found.folder.resolve().name), "effects:\n"]
     lines += [_entry(found, effect) for effect in found.effects]
     if found.pairs_file is not None:
-        lines.append(f"pairs: {_scalar(found.relative(found.pairs_file))}\n")
+        lines.append(f"pairs: {scalar(found.relative(found.pairs_file))}\n")
     lines.append(
         "\n# Instructions of all kinds on unlabelled pictures: they keep the student general.\n"
     )
     if found.general_file is not None:
-        lines.append(f"general: {_scalar(found.relative(found.general_file))}\n")
+        lines.append(f"general: {scalar(found.relative(found.general_file))}\n")
     else:
         lines.append(
             '# general: general.jsonl   # {"image": "c.png", "prompt": "make it brighter"}\n'
         )
     lines.append("\n# Unlabelled pictures: more sources for the teachers' targets.\n")
     if found.photographs is not None:
-        lines.append(f"photographs: {_scalar(found.relative(found.photographs))}\n")
+        lines.append(f"photographs: {scalar(found.relative(found.photographs))}\n")
     else:
         lines.append("# photographs: photographs\n")
     lines.append(_test(found, held_out))
@@ -46,16 +45,16 @@ def bank_text(found: Survey, held_out: Sequence[Path]) -> str:
 
 def _entry(found: Survey, effect: FoundEffect) -> str:
     prompt = effect.prompt
-    rows = [f"  - name: {effect.name}"]
+    rows = [f"  - name: {scalar(effect.name)}"]
     if prompt is None:
         rows.append(f"    prompt:   # {BLANK}")
     else:
-        rows.append(f"    prompt: {_scalar(prompt.text)}   # from {prompt.origin}")
+        rows.append(f"    prompt: {scalar(prompt.text)}   # from {prompt.origin}")
     if effect.adapter is not None:
-        rows.append(f"    adapter: {_scalar(found.relative(effect.adapter))}   # {effect.lora}")
+        rows.append(f"    adapter: {scalar(found.relative(effect.adapter))}   # {effect.lora}")
     if effect.pairs_folder is not None:
         count = len(effect.pairs.pairs)
-        rows.append(f"    pairs: {_scalar(found.relative(effect.pairs_folder))}   # {count} pairs")
+        rows.append(f"    pairs: {scalar(found.relative(effect.pairs_folder))}   # {count} pairs")
     rows += ["    category: general", "    weight: 1.0"]
     return "\n".join(rows) + "\n"
 
@@ -63,18 +62,12 @@ def _entry(found: Survey, effect: FoundEffect) -> str:
 def _test(found: Survey, held_out: Sequence[Path]) -> str:
     head = "\n# Held-out pictures, which the student is judged on"
     if found.test is not None:
-        return f"{head}.\ntest: {_scalar(found.relative(found.test))}\n"
+        return f"{head}.\ntest: {scalar(found.relative(found.test))}\n"
     if not held_out:
         return f"{head}.\ntest:   # BLANK: name a folder of pictures that nothing is trained on\n"
-    pictures = "".join(f"  - {_scalar(found.relative(path))}\n" for path in held_out)
+    pictures = "".join(f"  - {scalar(found.relative(path))}\n" for path in held_out)
     return (
         f"{head}. There was no folder of them, so these were set\n"
         "# apart: whatever is the same picture is left out of the training.\n"
         f"test:\n{pictures}"
     )
-
-
-def _scalar(text: str) -> str:
-    """A text as YAML on one line, quoted where it must be."""
-    dumped = yaml.safe_dump(text, allow_unicode=True, width=10**6, default_flow_style=True)
-    return dumped.removesuffix("...\n").strip()

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from pipeline.models.local import local_model
 from pipeline.models.lora_formats import transformer_shapes
 from pipeline.onboarding.bank_text import bank_text
 from pipeline.onboarding.held_out import choose_held_out
@@ -15,11 +16,11 @@ from pipeline.storage import write_atomic
 BANK, RECIPE = "bank.yaml", "recipe.yaml"
 
 
-def init(folder: Path, base: Path | None) -> str:
+def init(folder: Path, base: str | Path | None) -> str:
     """Write ``bank.yaml`` and ``recipe.yaml`` into ``folder``; returns what to say of it.
 
-    base: the model's diffusers folder, without which neither LoRAs can be checked nor a recipe
-    be whole: asked for on a terminal if it is left out.
+    base: the model's diffusers folder or address, without which neither LoRAs can be checked nor
+    a recipe be whole: asked for on a terminal if it is left out.
 
     Raises:
         InputError: either file is there already, the base is no model, or nothing was found.
@@ -29,8 +30,9 @@ def init(folder: Path, base: Path | None) -> str:
             remedy = "edit it, or move it away to begin again"
             raise InputError([Problem(str(folder / name), "", None, "exists already", remedy)])
     base = base or _ask_for_base()
-    if not (base / "model_index.json").is_file():
-        remedy = "give the diffusers folder of the model that the LoRAs are for"
+    # The recipe keeps the address, which each node fetches for itself.
+    if not (local_model(base) / "model_index.json").is_file():
+        remedy = "give the diffusers folder, or the hf:// address, of the LoRAs' model"
         raise InputError([Problem("--base", "", str(base), "not a model's folder", remedy)])
     layers = transformer_shapes(base)
     found = survey(folder, layers)
@@ -49,11 +51,11 @@ def init(folder: Path, base: Path | None) -> str:
     return _summary(found, answers)
 
 
-def _ask_for_base() -> Path:
+def _ask_for_base() -> str:
     if not sys.stdin.isatty():
         remedy = "give --base with the diffusers folder of the model that the LoRAs are for"
         raise InputError([Problem("--base", "", None, "which model?", remedy)])
-    return Path(input("The diffusers folder of the model that these LoRAs are for: ").strip())
+    return input("The diffusers folder of the model that these LoRAs are for: ").strip()
 
 
 def _summary(found: Survey, answers: RecipeAnswers) -> str:

@@ -1,6 +1,7 @@
 """Effects' names out of the names of files and folders."""
 
 import re
+import unicodedata
 from pathlib import PurePath
 
 # What trainers and people put round an effect's name.
@@ -29,8 +30,8 @@ _STEP = re.compile(r"(?:^|[-_])(?:step|steps|epoch|e)?[-_]?0*(\d+)$", re.IGNOREC
 
 
 def slug(text: str) -> str:
-    """A text as an effect's name may be: a-z, 0-9 and _, up to 64 characters."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:64]
+    """A text as an effect's name may be: a-z, 0-9 and _, up to 64 characters; é is e."""
+    return re.sub(r"[^a-z0-9]+", "_", _folded(text)).strip("_")[:64]
 
 
 def effect_name(path: PurePath) -> str:
@@ -49,6 +50,22 @@ def effect_name(path: PurePath) -> str:
     if generic and path.parent.name:
         return effect_name(path.parent)
     return name or "effect"
+
+
+def own_name(path: PurePath) -> str:
+    """What a file or folder is called, less its training step, where a-z cannot tell it.
+
+    Such as 雪 of ``雪-000100.safetensors``; empty where :func:`slug` keeps all of the name.
+    """
+    stem = path.stem if path.suffix == ".safetensors" else path.name
+    name = _folded(_STEP.sub("", stem))
+    return name if any(c.isalnum() and not c.isascii() for c in name) else ""
+
+
+def _folded(text: str) -> str:
+    """Lower case, without accents: one text however a file system spells it."""
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in apart if not unicodedata.combining(c))
 
 
 def training_step(path: PurePath) -> float:

@@ -72,7 +72,7 @@ def _text(path: Path) -> str:
     try:
         if not path.is_file() or path.stat().st_size > 4 * MAX_TEXT:
             return ""
-        return _clean(path.read_text(encoding="utf-8"))
+        return _clean(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError):
         return ""
 

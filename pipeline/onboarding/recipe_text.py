@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from string import Template
 
-import yaml
+from pipeline.onboarding.scalar import scalar
 
 # A base up to this width is edited and trained on CPU cores in minutes.
 SMALL_WIDTH = 512
@@ -13,7 +13,7 @@ _TEMPLATE = Template("""\
 # Written by `collectionlora init`. What is left out has its published value
 # (arXiv 2605.25378); `collectionlora run --dry-run` shows what a run takes.
 # Paths are relative to the folder that commands are run in.
-name: $name
+name: $quoted
 bank: $bank
 output: $output        # all that is made; a run that is cut goes on from here
 model:
@@ -124,14 +124,10 @@ def recipe_text(answers: RecipeAnswers) -> str:
     return _TEMPLATE.substitute(
         values,
         name=answers.name,
-        bank=_scalar(answers.bank),
-        output=_scalar(answers.output),
-        base=_scalar(answers.base),
+        quoted=scalar(answers.name),
+        bank=scalar(answers.bank),
+        output=scalar(answers.output),
+        base=scalar(answers.base),
         p_switch=p_switch,
         no_general="" if answers.general else " (there are none)",
     )
-
-
-def _scalar(text: str) -> str:
-    dumped: str = yaml.safe_dump(text, allow_unicode=True, width=10**6, default_flow_style=True)
-    return dumped.removesuffix("...\n").strip()

@@ -4,12 +4,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.bank_pairs import Pairing, is_role, pair_up, pictures_in
+from pipeline.bank_pairs import Pairing, has_target, is_role, pair_up, pictures_in
 from pipeline.convert import describe
 from pipeline.models.lora.layout import layout_of
 from pipeline.models.lora_formats import Shapes, lora_problems, read_lora
 from pipeline.models.safetensors_files import read_header
-from pipeline.onboarding.names import effect_name, same_effect, slug, training_step
+from pipeline.onboarding.names import effect_name, own_name, same_effect, slug, training_step
 from pipeline.onboarding.prompts import FoundPrompt, prompt_of
 from pipeline.problems import InputError, Problem
 
@@ -102,6 +102,7 @@ def _walk(found: Survey) -> tuple[list[Path], list[Path]]:
     """Files and folders below, less hidden ones, models and what a run makes."""
     files: list[Path] = []
     folders: list[Path] = []
+    kinds: dict[str, list[Path]] = {"photographs": [], "test": []}
     for place, inner, names in os.walk(found.folder):
         here = Path(place)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
@@ -110,19 +111,27 @@ def _walk(found: Survey) -> tuple[list[Path], list[Path]]:
             found.notes.append(f"{here}: a model or a run's output, passed over")
             continue
         kind = slug(here.name)
-        if here != found.folder and kind in PHOTOGRAPHS | TEST:
-            # The first of a kind; what lies in it is not looked at as pairs.
+        unlabelled = kind in PHOTOGRAPHS and not has_target(here)
+        if here != found.folder and (unlabelled or kind in TEST):
+            # What lies in it is not looked at as pairs.
             if kind in TEST:
-                if found.test is None and any(map(pictures_in, (here, *(here / i for i in inner)))):
-                    found.test = here
-            elif kind in PHOTOGRAPHS and found.photographs is None and pictures_in(here):
-                found.photographs = here
+                if any(map(pictures_in, (here, *(here / i for i in inner)))):
+                    kinds["test"].append(here)
+            elif pictures_in(here):
+                kinds["photographs"].append(here)
             inner.clear()
             continue
         folders.append(here)
         files += [here / name for name in sorted(names) if not name.startswith(".")]
         if len(files) > MAX_FILES:
             raise _refused(found.folder, f"more than {MAX_FILES} files", "name a smaller folder")
+    for place, those in kinds.items():
+        # The bank's own lies above those of single effects.
+        those.sort(key=lambda path: (len(path.parts), path))
+        if those:
+            setattr(found, place, those[0])
+        for other in those[1:]:
+            found.notes.append(f"{found.relative(other)}: another of {those[0].name}, not taken")
     for name, place in (("pairs.jsonl", "pairs_file"), ("general.jsonl", "general_file")):
         if found.folder / name in files:
             setattr(found, place, found.folder / name)
@@ -137,7 +146,8 @@ def _loras(found: Survey, files: list[Path], layers: Shapes | None) -> list[_Lor
             found.notes.append(f"{found.relative(path)}: not safetensors, never opened")
         if path.suffix != ".safetensors":
             continue
-        place = (path.parent, effect_name(path))
+        # Without a name that is left in a-z, two effects would be one another's checkpoints.
+        place = (path.parent, own_name(path) or effect_name(path))
         rival = best.get(place)
         if rival is None or training_step(path) >= training_step(rival):
             best[place] = path
@@ -180,7 +190,9 @@ def _pairs_for(
 ) -> Path | None:
     """The folder of a LoRA's pairs: of the same name, else the only one like it, else beside it."""
     free = [folder for folder in pairs if folder not in taken]
-    same = [folder for folder in free if effect_name(folder) == lora.name]
+    own = own_name(lora.path)
+    same = [folder for folder in free if own and own_name(folder) == own]
+    same = same or [folder for folder in free if effect_name(folder) == lora.name]
     if not same:
         like = [f for f in free if same_effect(effect_name(f), lora.name)]
         rivals = [x for x in loras if x is not lora]

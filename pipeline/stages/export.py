@@ -7,8 +7,9 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.config import LoraSettings, ModelSettings, StudentSettings
-from pipeline.editing.student_export import EFFECTS_FILE
-from pipeline.models.families import Family, family_of
+from pipeline.editing.student_export import EFFECTS_FILE, REVISION
+from pipeline.models.families import FLUX_KONTEXT, Family, family_of
+from pipeline.models.local import HUB, hub_name
 from pipeline.models.lora_formats import WEIGHTS_FILE, Layout, LoraModule, write_lora
 from pipeline.prompting import EffectPrompts
 from pipeline.storage import atomic_folder
@@ -47,7 +48,8 @@ def export_student(
     }
     with atomic_folder(folder) as new:
         write_student_lora(new / WEIGHTS_FILE, weights, lora, metadata)
-        write_student_lora(new / COMFYUI_FILE, weights, lora, metadata, "comfyui")
+        flux = family_of(model.path) is FLUX_KONTEXT
+        write_student_lora(new / COMFYUI_FILE, weights, lora, metadata, "comfyui", flux)
         scheduler.save_pretrained(new / "scheduler")
         text = json.dumps(schedule | {"effects": effects}, indent=2, ensure_ascii=False)
         (new / EFFECTS_FILE).write_text(text + "\n", encoding="utf-8")
@@ -62,8 +64,9 @@ def write_student_lora(
     lora: LoraSettings,
     metadata: Mapping[str, str] | None = None,
     layout: Layout = "diffusers",
+    flux: bool = False,
 ) -> None:
-    """The student's weights as a LoRA file, with what ``metadata`` says of them."""
+    """The student's weights as a LoRA file, with what ``metadata`` says; ``write_lora``'s rest."""
     modules = {
         key.removesuffix(".lora_A"): LoraModule(
             down.detach(), weights[f"{key.removesuffix('.lora_A')}.lora_B"].detach(), lora.alpha
@@ -71,7 +74,7 @@ def write_student_lora(
         for key, down in weights.items()
         if key.endswith(".lora_A")
     }
-    write_lora(path, modules, metadata or {}, layout)
+    write_lora(path, modules, metadata or {}, layout, flux)
 
 
 def model_card(
@@ -87,11 +90,16 @@ def model_card(
         f"| {_cell(p.effect)} | {_code(p.trigger)} | {_cell(p.student)} |" for p in prompts
     )
     example = repr(prompts[0].student if prompts else "an instruction")
-    family, base = family_of(model.path), model.path.removeprefix("hf://")
+    family = family_of(model.path)
+    base, revision = _base_and_revision(model.path)
+    how, given, place = _base_in_code(model.path)
     scores = f"\n## Scores\n\n{scores_markdown.strip()}\n" if scores_markdown else ""
+    # Of the folder models/edit the Hub would take the name for one of its own models.
+    named = f"./{base}" if base == model.path and hub_name(base) else base
+    front = f"{REVISION}: {json.dumps(revision)}\n" if revision else ""
     return f"""---
-base_model: {json.dumps(base)}
-library_name: diffusers
+base_model: {json.dumps(named)}
+{front}library_name: diffusers
 pipeline_tag: image-to-image
 tags: [lora, distillation, image-editing]
 ---
@@ -101,23 +109,23 @@ A LoRA of rank {lora.rank} (alpha {lora.alpha:g}) for an image-editing model. It
 from one teacher LoRA an effect by CollectionLoRA (arXiv 2605.25378): name an effect in the
 prompt, sample {student.steps} steps, without classifier-free guidance.
 
-- Base model: `{base}`
+- Base model: `{base}`{f", revision `{revision}`" if revision else ""}
 - Recipe: `{recipe_hash}`
 - Scheduler: `FlowMatchEulerDiscreteScheduler`, shift {student.shift:g}, stochastic sampling;
   another scheduler gives other, worse pictures.
 
 ## Use
 
-Run in this folder:
+{how}:
 
 ```python
-import torch
+{given}import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, {family.pipeline}
 from PIL import Image
 
 photograph = Image.open("photograph.jpg").convert("RGB")
 pipeline = {family.pipeline}.from_pretrained(
-    {base!r}, torch_dtype=torch.{model.dtype}
+    {place}, torch_dtype=torch.{model.dtype}
 )
 pipeline.load_lora_weights(".", weight_name="{WEIGHTS_FILE}")
 pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained("scheduler")
@@ -141,6 +149,30 @@ Also in `{EFFECTS_FILE}`. The prompt is the trigger, then a caption.
 |---|---|---|
 {rows}
 {scores}"""
+
+
+def _base_and_revision(path: str) -> tuple[str, str]:
+    """What a base is called, and its revision: of the Hub alone, else empty."""
+    if not path.startswith(HUB):
+        return path, ""
+    name, _, revision = path.removeprefix(HUB).partition("@")
+    return name, revision
+
+
+def _base_in_code(path: str) -> tuple[str, str, str]:
+    """How the card says to run its code, the code's first lines, and what it calls the base."""
+    base, revision = _base_and_revision(path)
+    if path.startswith(HUB) or Path(path).is_absolute():
+        at = f", revision={revision!r}" if revision else ""
+        return "Run in this folder", "", f"{base!r}{at}"
+    # Where it lies from here is another path on each machine, so the reader has to say it.
+    why = (
+        "Diffusers reads no bucket: put the path of a copy."
+        if "://" in path
+        else "Relative to where the run was started: put your own path."
+    )
+    how = "Run in this folder, with the base model's path on your machine as `BASE`"
+    return how, f"# {why}\nBASE = {base!r}\n\n", "BASE"
 
 
 def _stock_arguments(family: Family) -> str:

@@ -7,7 +7,7 @@ import yaml
 
 from pipeline.bank import load_bank
 from pipeline.bank_pairs import pair_up
-from tests.unit.malformed.good_bank import write_image
+from tests.unit.malformed.good_bank import good_work, write_image
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,12 @@ def test_a_listed_held_out_picture_is_trained_on_by_no_effect(tmp_path: Path) ->
     loaded = load_bank(tmp_path)
     assert [p.sources[0].name for p in loaded.pairs] == ["0_source.png", "2_source.png"] * 2
     assert [p.name for p in loaded.test] == ["1_source.png"]
+
+
+def test_a_hidden_folder_is_no_kind_of_held_out_pictures(tmp_path: Path) -> None:
+    work = good_work(tmp_path)
+    write_image(work.file("test/.ipynb_checkpoints/1-checkpoint.png"), 300)
+    assert load_bank(work.bank_file).test == (work.file("test/1.png"),)
 
 
 def test_effectbench_folders_take_turns(tmp_path: Path) -> None:

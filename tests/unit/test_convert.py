@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from pipeline.cli import main
-from pipeline.models.lora_formats import read_lora
+from pipeline.models.lora_formats import LoraModule, read_lora, write_lora
 from tests.unit.malformed.good_bank import TO_Q, TRANSFORMER, WIDTH
 
 NAME = "lora_unet_transformer_blocks_0_attn_to_q"
@@ -114,3 +114,23 @@ def test_nothing_is_overwritten_or_misnamed(
     assert remedy in refused(capsys, kohya, tmp_path / name, "--to", layout, "--base", base)
     assert kohya.read_bytes() == before
     assert (base / "transformer" / "config.json").is_file()
+
+
+def test_comfyui_finds_the_double_blocks_of_flux(tmp_path: Path, base: Path) -> None:
+    """Their names are Qwen-Image's as well: the base tells them apart."""
+    flux = {
+        "_class_name": "FluxTransformer2DModel",
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 24,
+        "pooled_projection_dim": 20,
+        "axes_dims_rope": [4, 6, 6],
+    }
+    (base / "transformer" / "config.json").write_text(json.dumps(flux))
+    source, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    write_lora(source, {TO_Q: LoraModule(torch.ones(2, 32), torch.ones(32, 2))}, {})
+    given = ["convert", str(source), str(out), "--to", "comfyui", "--base", str(base)]
+    assert main(given) == 0
+    assert f"transformer.{TO_Q}.lora_down.weight" in load_file(out)

@@ -6,15 +6,16 @@ All three say every module's rank and alpha exactly, so no scale is ever folded 
   from which stock diffusers makes peft's config. Not in ``.alpha`` tensors: where a file has any,
   stock diffusers takes the keys for another style, puts a second ``transformer.`` before them and
   loads nothing. ComfyUI reads these keys but not the metadata: give it its own layout.
-- ``comfyui``: ``diffusion_model.*.lora_down.weight`` and an ``.alpha`` for every module. Of the
-  two styles that ComfyUI reads this one keeps the dots of module paths; stock diffusers and
-  musubi-tuner read it too.
+- ``comfyui``: ``*.lora_down.weight`` and an ``.alpha`` for every module, after the prefix under
+  which ComfyUI looks for diffusers' module paths. For Qwen-Image that is ``diffusion_model.``,
+  which stock diffusers and musubi-tuner read too. For Flux ``diffusion_model.`` means the original
+  names (``double_blocks``), and diffusers' own are known as ``transformer.`` alone.
 - ``peft``: a folder of ``adapter_model.safetensors`` and ``adapter_config.json``.
 """
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,10 +36,12 @@ def write_lora(
     modules: Mapping[str, LoraModule],
     metadata: Mapping[str, str],
     layout: Layout = "diffusers",
+    flux: bool = False,
 ) -> None:
     """Write a LoRA file (peft: a folder), whole or not at all; the same LoRA, the same bytes.
 
-    Tensors keep their bits and their precision.
+    Tensors keep their bits and their precision. flux: the model is Flux's, as layers of its single
+    blocks say anyway; only ``comfyui`` asks.
 
     Raises:
         ValueError: no modules, or a module whose two matrices differ in rank or precision is not
@@ -53,8 +56,9 @@ def write_lora(
             settings = {f"transformer.{k}": v for k, v in peft_settings(modules).items()}
             extra |= {"format": "pt", METADATA_KEY: json.dumps(settings, sort_keys=True)}
         case "comfyui":
-            tensors = _matrices(modules, "diffusion_model.{}.lora_{}.weight", ("down", "up"))
-            tensors |= {f"diffusion_model.{n}.alpha": _alpha_tensor(m) for n, m in modules.items()}
+            prefix = "transformer." if flux or has_single_blocks(modules) else "diffusion_model."
+            tensors = _matrices(modules, prefix + "{}.lora_{}.weight", ("down", "up"))
+            tensors |= {f"{prefix}{n}.alpha": _alpha_tensor(m) for n, m in modules.items()}
         case "peft":
             tensors = _matrices(modules, "base_model.model.{}.lora_{}.weight", ("A", "B"))
             config = {"peft_type": "LORA", "bias": "none", "inference_mode": True}
@@ -64,6 +68,11 @@ def write_lora(
                 (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
             return
     write_atomic(path, lambda new: write_tensors(new, tensors, extra))
+
+
+def has_single_blocks(layers: Iterable[str]) -> bool:
+    """Whether layers are of Flux's transformer: Qwen-Image's has no single blocks."""
+    return any(name.startswith("single_transformer_blocks.") for name in layers)
 
 
 def peft_settings(modules: Mapping[str, LoraModule]) -> dict[str, Any]:

@@ -108,3 +108,27 @@ def test_the_list_needs_no_pictures(
     assert main(["edit", "--adapter", str(tiny_export.folder), "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8 and lines[0].split() == ["snow", "<snow_T0>", "make", "it", "snow"]
+
+
+def test_hidden_files_of_a_folder_are_no_pictures(tmp_path: Path) -> None:
+    a = write_photograph(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"macOS")
+    problems: list[Problem] = []
+    assert find_images([str(tmp_path)], problems) == [a] and problems == []
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/deeper"])
+def test_a_file_in_the_place_of_the_folder_is_said_before_anything_loads(
+    out: str,
+    tiny_export: StudentExport,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("pipeline.editing.command._make", lambda *given: pytest.fail("loaded"))
+    photograph = write_photograph(tmp_path / "a.png")
+    (tmp_path / "taken").write_text("")
+    command = ["edit", "--adapter", str(tiny_export.folder), "--effect", "snow", str(photograph)]
+    assert main([*command, "--out", str(tmp_path / out)]) == 2
+    said = capsys.readouterr().err
+    assert "--out" in said and f"{tmp_path / 'taken'} is not a folder" in said

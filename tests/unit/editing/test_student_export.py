@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli import main
 from pipeline.editing.student_export import EFFECTS_FILE, StudentExport, read_export
-from pipeline.problems import InputError
+from pipeline.problems import InputError, Problem
 from tests.tiny_export import EFFECTS, STEPS
 
 
@@ -83,3 +84,61 @@ def test_another_base_is_said_by_flag(folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert "no such folder" in problems(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("front", "asked"),
+    [
+        ('base_model: "owner/edit"', "hf://owner/edit"),
+        ('base_model: "owner/edit"\nbase_revision: "v1.0"', "hf://owner/edit@v1.0"),
+        ('base_model: "s3://models/edit"', "s3://models/edit"),
+    ],
+)
+def test_a_base_that_is_no_folder_is_fetched(
+    front: str, asked: str, folder: Path, tiny_export: StudentExport, fetched: list[str]
+) -> None:
+    (folder / "README.md").write_text(f"---\n{front}\n---\n")
+    assert read_export(folder).base == tiny_export.base
+    assert read_export(folder, "hf://other/edit").base == tiny_export.base
+    assert fetched == [asked, "hf://other/edit"]
+
+
+def test_what_the_hub_does_not_give_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str | Path) -> Path:
+        raise InputError([Problem(str(path), "", None, "the Hub did not give it", "log in")])
+
+    monkeypatch.setattr("pipeline.editing.student_export.local_model", refuse)
+    (folder / "README.md").write_text('---\nbase_model: "owner/edit"\n---\n')
+    report = problems(folder)
+    assert "the Hub did not give it" in report and "--base" in report
+
+
+@pytest.mark.parametrize("named", ["./owner/edit", "a/b/c", "nowhere", "../edit"])
+def test_a_path_is_not_asked_of_the_hub(named: str, folder: Path, fetched: list[str]) -> None:
+    (folder / "README.md").write_text(f'---\nbase_model: "{named}"\n---\n')
+    assert "no base model there" in problems(folder)
+    assert fetched == []
+
+
+def test_the_commands_take_an_address(
+    folder: Path, fetched: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["edit", "--adapter", str(folder), "--base", "hf://owner/edit", "--list"]
+    assert main(command) == 0
+    assert fetched == ["hf://owner/edit"]
+    assert "snow" in capsys.readouterr().out
+
+
+@pytest.fixture
+def fetched(tiny_export: StudentExport, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses asked for; each is answered with the miniature's base, from no network."""
+    asked: list[str] = []
+
+    def fetch(path: str | Path) -> Path:
+        if "://" not in str(path):
+            return Path(path)
+        asked.append(str(path))
+        return tiny_export.base
+
+    monkeypatch.setattr("pipeline.editing.student_export.local_model", fetch)
+    return asked

@@ -91,6 +91,10 @@ def _test_empty(work: Work) -> None:
     work.file("test/1.png").unlink()
 
 
+def _test_in_two_ways(work: Work) -> None:
+    write_image(work.file("test/animal/2.png"), 200)
+
+
 def _test_trained_on(work: Work) -> None:
     shutil.copy(work.file("photographs/1.png"), work.file("test/2.png"))
 
@@ -238,5 +242,6 @@ BANK_CASES = (
     Case("test_undeclared", _test_undeclared, "bank.yaml", "test", "add a folder of photographs"),
     Case("test_missing", _test_missing, "bank.yaml", "test", "add the folder"),
     Case("test_empty", _test_empty, "bank.yaml", "test", "add files ending in"),
+    Case("test_in_two_ways", _test_in_two_ways, "bank.yaml", "test", "one of both ways"),
     Case("test_trained_on", _test_trained_on, "test/2.png", "content", "remove one of them"),
 )

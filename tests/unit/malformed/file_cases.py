@@ -5,7 +5,6 @@ import pickle
 import struct
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 
 from pipeline.models.lora_formats import LoraModule, write_lora
 from tests.unit.malformed.case import Case
-from tests.unit.malformed.good_bank import TO_Q, TRANSFORMER, WIDTH, Work, lora, write_image
+from tests.unit.malformed.good_bank import TO_Q, WIDTH, Work, lora, write_image
 
 SNOW = "adapters/snow.safetensors"
 SOURCE = "pairs/snow_1_source.png"
@@ -91,22 +90,6 @@ def _small(width: int, height: int) -> Callable[[Work], None]:
 
 def _deep(work: Work) -> None:
     Image.fromarray(np.zeros((32, 32), np.uint16)).save(work.file(SOURCE))
-
-
-def _model(change: Callable[[Path], object]) -> Callable[[Work], None]:
-    def spoil(work: Work) -> None:
-        change(work.folder / "model")
-
-    return spoil
-
-
-def _config(**changes: Any) -> Callable[[Work], None]:
-    text = json.dumps(TRANSFORMER | changes)
-    return _model(lambda folder: (folder / "transformer" / "config.json").write_text(text))
-
-
-def _no_model(work: Work) -> None:
-    work.recipe["model"]["path"] = "org/some-model"
 
 
 def _adapter(name: str, spoil: Callable[[Work], None], field: str, remedy: str) -> Case:
@@ -302,47 +285,4 @@ FILE_CASES = (
     _image("image_bomb", _bytes(SOURCE, _png_of_size(60000, 60000)), "size: more", "scale it down"),
     _image("image_postscript", _bytes(SOURCE, b"%!PS-Adobe-3.0 EPSF-3.0\n"), "content", "save it"),
     _image("image_16_bit", _deep, "mode", "8-bit RGB"),
-    Case("model_missing", _no_model, "recipe.yaml", "model.path", "diffusers folder"),
-    Case(
-        "model_without_index",
-        _model(lambda folder: (folder / "model_index.json").unlink()),
-        "recipe.yaml",
-        "model.path",
-        "diffusers folder",
-    ),
-    Case(
-        "model_of_another_kind",
-        _model(lambda f: (f / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')),
-        "model_index.json",
-        "_class_name",
-        "diffusers folder",
-    ),
-    Case(
-        "model_without_config",
-        _model(lambda folder: (folder / "transformer" / "config.json").unlink()),
-        "transformer/config.json",
-        "cannot be read",
-        "diffusers folder",
-    ),
-    Case(
-        "model_other_transformer",
-        _config(_class_name="FluxTransformer2DModel"),
-        "transformer/config.json",
-        "_class_name",
-        "diffusers folder",
-    ),
-    Case(
-        "model_too_many_layers",
-        _config(num_layers=10**9),
-        "transformer/config.json",
-        "num_layers",
-        "diffusers folder",
-    ),
-    Case(
-        "model_config_of_text",
-        _config(num_attention_heads="four"),
-        "transformer/config.json",
-        "not a transformer's config",
-        "diffusers folder",
-    ),
 )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 from pipeline.models.lora_formats import LoraModule, write_lora
 
@@ -66,6 +67,25 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_parts(model: Path) -> None:
+    """The files of a whole model that are looked for, of one tensor each; nothing loads them."""
+    configs = {
+        "transformer/config.json": TRANSFORMER,
+        "vae/config.json": {"temperal_downsample": [False, True, True]},
+        "text_encoder/config.json": {},
+        "scheduler/scheduler_config.json": {},
+        "tokenizer/tokenizer_config.json": {},
+        "processor/tokenizer_config.json": {},
+    }
+    for name, config in configs.items():
+        path = model / name
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(config))
+        if path.name == "config.json":
+            weights = "model" if "text" in name else "diffusion_pytorch_model"
+            save_file({"a": torch.ones(1)}, path.with_name(f"{weights}.safetensors"))
+
+
 def good_work(folder: Path) -> Work:
     """Two effects with two pairs and an adapter each, a general row, photographs and a test."""
     bank = folder / "bank"
@@ -84,9 +104,7 @@ def good_work(folder: Path) -> Work:
     write_image(bank / "test" / "1.png", 102)
     for effect in ("snow", "negative"):
         write_lora(bank / "adapters" / f"{effect}.safetensors", lora(), {})
-    transformer = folder / "model" / "transformer"
-    transformer.mkdir(parents=True)
-    (transformer / "config.json").write_text(json.dumps(TRANSFORMER))
+    write_parts(folder / "model")
     index = {"_class_name": "QwenImageEditPlusPipeline"}
     (folder / "model" / "model_index.json").write_text(json.dumps(index))
     work = Work(

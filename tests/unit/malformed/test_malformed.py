@@ -2,22 +2,30 @@
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.config_judges import JudgeSettings
+from pipeline.model_files import base_problems, judge_problems
+from pipeline.models.families import family_of
 from pipeline.models.lora_formats import write_lora
 from pipeline.problems import InputError
 from pipeline.validation import validate
+from tests.tiny_flux import write_tiny_flux
+from tests.tiny_judges import write_tiny_clip, write_tiny_dino
+from tests.tiny_model import write_tiny_model
 from tests.unit.malformed.bank_cases import BANK_CASES
 from tests.unit.malformed.case import Case
 from tests.unit.malformed.file_cases import FILE_CASES
 from tests.unit.malformed.good_bank import TO_Q, WIDTH, Work, good_work, lora
+from tests.unit.malformed.model_cases import MODEL_CASES
 from tests.unit.malformed.recipe_cases import RECIPE_CASES
 
-CASES = (*RECIPE_CASES, *BANK_CASES, *FILE_CASES)
+CASES = (*RECIPE_CASES, *BANK_CASES, *FILE_CASES, *MODEL_CASES)
 
 each_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
@@ -169,3 +177,31 @@ def test_a_file_wrong_throughout_is_reported_briefly(tmp_path: Path) -> None:
         validate(work.recipe_file)
     assert len(error.value.problems) == 21
     assert "4980 more" in str(error.value)
+
+
+def test_a_plan_needs_no_weights(tmp_path: Path) -> None:
+    work = good_work(tmp_path / "work")
+    for path in (work.folder / "model").rglob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(InputError, match="no weights"):
+        validate(work.recipe_file)
+    assert validate(work.recipe_file, plan_only=True)[1].effects
+
+
+@pytest.mark.parametrize("write", [write_tiny_model, write_tiny_flux])
+def test_whole_models_of_both_families_lack_nothing(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    model = write(tmp_path / "model")
+    assert base_problems(model, family_of(model)) == []
+
+
+def test_whole_judges_lack_nothing(tmp_path: Path) -> None:
+    write_tiny_clip(tmp_path / "clip")
+    write_tiny_dino(tmp_path / "dreamsim" / "dino")
+    judges = JudgeSettings(
+        clip=str(tmp_path / "clip"),
+        dino=str(tmp_path / "dreamsim" / "dino"),
+        dreamsim=str(tmp_path / "dreamsim"),
+    )
+    assert list(judge_problems("recipe.yaml", judges)) == []

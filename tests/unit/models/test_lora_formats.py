@@ -220,3 +220,28 @@ def test_any_cut_of_a_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data[:end])
         with pytest.raises(ValueError, match=r"a\.safetensors: content"):
             read_lora(path)
+
+
+@pytest.mark.parametrize(
+    ("layer", "flux", "prefix"),
+    [
+        ("single_transformer_blocks.0.proj_mlp", False, "transformer."),
+        ("transformer_blocks.0.ff.net.2", True, "transformer."),
+        ("transformer_blocks.0.img_mlp.net.2", False, "diffusion_model."),
+    ],
+)
+def test_comfyui_is_given_the_prefix_that_it_knows_of_the_family(
+    layer: str, flux: bool, prefix: str, tmp_path: Path
+) -> None:
+    """Its loader knows a Flux layer by diffusers' path as ``transformer.<path>`` alone."""
+    path = tmp_path / "a.safetensors"
+    modules = {layer: LoraModule(DOWN, UP, 3.0), TO_Q: LoraModule(DOWN, UP, 1.0)}
+    write_lora(path, modules, {}, "comfyui", flux)
+    parts = ("lora_down.weight", "lora_up.weight", "alpha")
+    assert load_file(path).keys() == {f"{prefix}{m}.{part}" for m in modules for part in parts}
+    read = read_lora(path).modules
+    assert read.keys() == modules.keys()
+    for name, module in read.items():
+        assert torch.equal(module.down, DOWN)
+        assert torch.equal(module.up, UP)
+        assert module.scale == modules[name].scale

@@ -1,6 +1,7 @@
 """`init` on a new user's folder: what it finds, what it asks, what it refuses."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import pytest
@@ -9,13 +10,18 @@ import yaml
 from pipeline.cli import main
 from pipeline.config import load_recipe
 from pipeline.miniature.effects import KNOWN
-from pipeline.models.lora_formats import LoraFile
+from pipeline.models.lora_formats import LoraFile, write_lora
+from pipeline.onboarding.bank_text import bank_text
 from pipeline.onboarding.init import init
 from pipeline.onboarding.names import effect_name, same_effect, training_step
 from pipeline.onboarding.prompts import prompt_of
+from pipeline.onboarding.recipe_text import RecipeAnswers, recipe_text
+from pipeline.onboarding.survey import survey
 from pipeline.problems import InputError
 from pipeline.validation import validate
+from pipeline.yaml_file import parse_yaml
 from tests.newcomer import BASE, BLANK, EFFECTS, PAIRS, modules_of, write_newcomer
+from tests.unit.malformed.good_bank import lora, write_image
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +89,20 @@ def test_the_recipe_of_a_wide_base_has_the_published_settings(
     assert recipe.targets.guidance == 5.0 and recipe.distill.learning_rate == 1e-4
 
 
+def test_an_address_is_fetched_and_kept_in_the_recipe(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "hf://owner/edit"
+
+    def fetch(path: str | Path) -> Path:
+        return BASE if str(path) == address else Path(path)
+
+    for module in ("onboarding.init", "models.lora.check", "models.families"):
+        monkeypatch.setattr(f"pipeline.{module}.local_model", fetch)
+    assert main(["init", str(mine), "--base", address]) == 0
+    assert load_recipe(mine / "recipe.yaml").model.path == address
+
+
 def test_nothing_of_the_users_is_written_over(mine: Path) -> None:
     init(mine, BASE)
     before = (mine / "bank.yaml").read_bytes()
@@ -137,6 +157,8 @@ def test_a_broken_lora_is_passed_over_and_said(mine: Path) -> None:
         ("lora.safetensors", "lora"),
         ("qwen.safetensors", "qwen"),
         ("雪.safetensors", "effect"),
+        ("Blüte.safetensors", "blute"),
+        ("Blu\u0308te.safetensors", "blute"),
     ],
 )
 def test_names_of_effects(path: str, name: str) -> None:
@@ -165,3 +187,67 @@ def test_a_prompt_is_taken_from_the_likeliest_place(tmp_path: Path) -> None:
     targets[1].with_suffix(".txt").write_text("d")
     assert prompt_of(None, {}, targets) is None
     assert prompt_of(None, {}, []) is None
+
+
+def write_pair(folder: Path, source: str, target: str) -> None:
+    write_image(folder / source, 1)
+    write_image(folder / target, 2)
+
+
+@pytest.mark.parametrize("name", ["360", "on", "no", "1e5", "null", "2024"])
+def test_a_name_that_yaml_would_read_as_something_else_is_quoted(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    write_lora(folder / f"{name}x" / f"{name}.safetensors", lora(), {})
+    folder.joinpath(f"{name}x", f"{name}.txt").write_text(name)
+    found = survey(folder, None)
+    effect = replace(found.effects[0], name=name)
+    found.effects[:] = [effect]
+    (entry,) = parse_yaml(bank_text(found, []))["effects"]
+    assert (entry["name"], entry["prompt"]) == (name, name)
+    answers = RecipeAnswers(name, name, name, name, width=128, general=False)
+    recipe = parse_yaml(recipe_text(answers))
+    assert [recipe[key] for key in ("name", "bank", "output")] == [name] * 3
+    assert recipe["model"]["path"] == name
+
+
+def test_the_sources_of_pairs_are_no_photographs(tmp_path: Path) -> None:
+    for number in "123":
+        write_pair(tmp_path, f"snow/sources/{number}.png", f"snow/targets/{number}.png")
+    write_image(tmp_path / "unlabelled" / "1.png", 3)
+    found = survey(tmp_path, None)
+    assert found.photographs == tmp_path / "unlabelled"
+    (effect,) = found.effects
+    assert effect.name == "snow" and len(effect.pairs.pairs) == 3
+
+
+def test_the_shallowest_folder_of_a_kind_is_taken_and_the_others_said(tmp_path: Path) -> None:
+    write_pair(tmp_path, "a_snow/1_source.png", "a_snow/1_target.png")
+    for number, place in enumerate(
+        ("a_snow/deep/photos", "a_snow/test", "sources", "photos", "test")
+    ):
+        write_image(tmp_path / place / "1.png", number)
+    found = survey(tmp_path, None)
+    assert found.photographs == tmp_path / "photos" and found.test == tmp_path / "test"
+    assert sorted(found.notes) == [
+        "a_snow/deep/photos: another of photos, not taken",
+        "a_snow/test: another of test, not taken",
+        "sources: another of photos, not taken",
+    ]
+
+
+def test_names_that_a_to_z_cannot_tell_are_effects_of_their_own(tmp_path: Path) -> None:
+    for name in ("雪", "雪-000100", "雨", "Снег_v1", "Дождь_v1"):
+        write_lora(tmp_path / f"{name}.safetensors", lora(), {})
+    write_pair(tmp_path, "雨/1_source.png", "雨/1_target.png")
+    found = survey(tmp_path, None)
+    adapters = {effect.adapter.stem: effect for effect in found.effects if effect.adapter}
+    assert adapters.keys() == {"雪", "雨", "Снег_v1", "Дождь_v1"}
+    assert len({effect.name for effect in found.effects}) == len(found.effects) == 4
+    assert found.notes == ["雪-000100.safetensors: another of 雪.safetensors, not taken"]
+    assert adapters["雨"].pairs_folder == tmp_path / "雨" and not adapters["雪"].pairs.pairs
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "snow.txt").write_text("make it snow", encoding="utf-8-sig")
+    found = prompt_of(tmp_path / "snow.safetensors", {}, [])
+    assert found is not None and found.text == "make it snow"

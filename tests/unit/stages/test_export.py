@@ -20,11 +20,12 @@ from pipeline.distill.sampler import Velocity, euler_sample, guided_velocity, st
 from pipeline.distill.schedule import student_sigmas, teacher_sigmas
 from pipeline.models.adapters import BASE, Adapters
 from pipeline.models.editor import Conditions, batch_conditions
+from pipeline.models.families import QWEN_IMAGE_EDIT
 from pipeline.models.lora_formats import check_lora, read_lora, transformer_shapes
 from pipeline.models.processor import load_processor
 from pipeline.models.qwen_image_edit import QwenImageEditor
 from pipeline.prompting import EffectPrompts
-from pipeline.stages.export import COMFYUI_FILE, WEIGHTS_FILE, export_student
+from pipeline.stages.export import COMFYUI_FILE, WEIGHTS_FILE, export_student, model_card
 from pipeline.storage import folder_is_whole
 
 BASE_FOLDER = Path("pipeline/miniature/base")
@@ -240,6 +241,23 @@ def test_the_other_file_has_comfyuis_keys(exported: Path, weights: dict[str, Ten
     assert {t.item() for key, t in tensors.items() if key.endswith("alpha")} == {10.0}
 
 
+def test_a_flux_students_other_file_has_the_keys_that_comfyui_knows_of_flux(
+    tmp_path: Path,
+) -> None:
+    """Of double blocks alone, too, whose layers are named as Qwen-Image's are."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model_index.json").write_text('{"_class_name": "FluxKontextPipeline"}')
+    module = "transformer_blocks.0.attn.to_q"
+    flux = {f"{module}.lora_A": torch.ones(4, 32), f"{module}.lora_B": torch.ones(32, 4)}
+    settings = ModelSettings(path=str(model))
+    folder = export_student(flux, LORA, STUDENT, PROMPTS, settings, "0", tmp_path / "student")
+    assert load_file(folder / COMFYUI_FILE).keys() == {
+        f"transformer.{module}.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha")
+    }
+    assert read_lora(folder / COMFYUI_FILE).modules[module].scale == 2.5
+
+
 def test_the_same_student_gives_the_same_bytes(
     exported: Path, weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -287,16 +305,24 @@ def test_the_cards_code_runs(
     photograph: Image.Image,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As written, but for the processor (no torchvision here) and the small size."""
-    (code,) = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
+    """As written, with a path as the card asks, but for the processor (no torchvision here) and
+    the small size."""
+    card = (exported / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert "Run in this folder, with the base model's path on your machine as `BASE`:" in card
+    given = f"BASE = {str(BASE_FOLDER)!r}\n"
+    assert f"# Relative to where the run was started: put your own path.\n{given}" in code
+    code = code.replace(given, f"BASE = {str(BASE_FOLDER.resolve())!r}\n")
     call = type(pipeline).__call__
 
     def small(self: QwenImageEditPlusPipeline, **given: Any) -> Any:
         return call(self, height=SIDE, width=SIDE, **given)
 
-    monkeypatch.setattr(
-        QwenImageEditPlusPipeline, "from_pretrained", lambda path, torch_dtype: pipeline
-    )
+    def load(path: str, torch_dtype: torch.dtype) -> QwenImageEditPlusPipeline:
+        assert (Path(path) / "model_index.json").is_file(), path
+        return pipeline
+
+    monkeypatch.setattr(QwenImageEditPlusPipeline, "from_pretrained", load)
     monkeypatch.setattr(QwenImageEditPlusPipeline, "__call__", small)
     monkeypatch.chdir(exported)
     photograph.save("photograph.jpg")
@@ -310,3 +336,28 @@ def test_the_cards_code_runs(
     with Image.open("edited.png") as edited:
         assert edited.size == (SIDE, SIDE)
     Path("edited.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("path", "named", "loads"),
+    [
+        ("hf://owner/edit", 'base_model: "owner/edit"\nlibrary', "    'owner/edit', torch_dtype"),
+        (
+            "hf://owner/edit@v1.0",
+            'base_model: "owner/edit"\nbase_revision: "v1.0"\n',
+            "    'owner/edit', revision='v1.0', torch_dtype",
+        ),
+        ("models/edit", 'base_model: "./models/edit"\n', "BASE = 'models/edit'\n"),
+        ("/models/edit", 'base_model: "/models/edit"\n', "    '/models/edit', torch_dtype"),
+        ("s3://models/edit", 'base_model: "s3://models/edit"\n', "no bucket: put the path"),
+    ],
+)
+def test_the_card_names_the_base_and_loads_it(
+    path: str, named: str, loads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.stages.export.family_of", lambda path: QWEN_IMAGE_EDIT)
+    card = model_card(LORA, STUDENT, PROMPTS, ModelSettings(path=path), "0", None)
+    assert named in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    compile(code, "README.md", "exec")
+    assert loads in code
