@@ -20,15 +20,9 @@ from pipeline.storage import (
     write_sealed,
 )
 from pipeline.tensor_store import TensorStore, stored_keys, write_part
-from tests.s3_server import BUCKET, client_for, keys_below, put_folder, s3_server, settings
+from tests.s3_server import BUCKET, client_for, keys_below, put_folder, settings
 
 RUN = f"s3://{BUCKET}/run"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with s3_server(tmp_path_factory.mktemp("s3") / "log.txt") as endpoint:
-        yield endpoint
 
 
 @pytest.fixture

@@ -14,15 +14,9 @@ from pipeline.problems import StorageError
 from pipeline.storage import atomic_folder, folder_is_whole, write_atomic
 from pipeline.tensor_store import TensorStore, stored_keys, write_part
 from tests.s3_proxy import s3_proxy
-from tests.s3_server import BUCKET, keys_below, s3_server, settings
+from tests.s3_server import BUCKET, keys_below, settings
 
 RUN = f"s3://{BUCKET}/run"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with s3_server(tmp_path_factory.mktemp("s3") / "log.txt") as endpoint:
-        yield endpoint
 
 
 def use(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:

@@ -24,7 +24,7 @@ from pipeline.stages.distill import arguments_of
 from pipeline.stages.grow import start_of
 from pipeline.storage import write_atomic
 from tests.evaluation_case import Case, make_case
-from tests.s3_server import BUCKET, s3_server, settings
+from tests.s3_server import BUCKET, settings
 from tests.tiny_model import WIDTH
 
 PLACE = f"s3://{BUCKET}/mine"
@@ -34,12 +34,6 @@ MODULES = {
     )
     for i in range(4)
 }
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with s3_server(tmp_path_factory.mktemp("s3") / "log.txt") as endpoint:
-        yield endpoint
 
 
 @pytest.fixture
