@@ -70,6 +70,23 @@ class TeachSettings(Section):
         return self.model_dump(mode="json", exclude={"lora"} | plain)
 
 
+class WarmStartSettings(TeachSettings):
+    """How a student is brought near its teachers before the first round.
+
+    follow: ``targets``, flow matching on what the teachers made; ``teachers``, the teachers' own
+    guided velocity there, which has no part by chance. It takes two more forwards a sample.
+    general: rows of the general stream a step, on which the student is held to the base.
+    """
+
+    follow: Literal["targets", "teachers"] = "targets"
+    general: Count = 0
+
+    def content(self) -> dict[str, object]:
+        found = super().content()
+        plain = {"follow": "targets", "general": 0}
+        return {key: value for key, value in found.items() if plain.get(key, ...) != value}
+
+
 class LossSettings(Section):
     """Weights of the coarse-to-fine objective (C2F-DO, paper section 3.4)."""
 
@@ -93,7 +110,7 @@ class DistillSettings(Section):
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    warm_start: TeachSettings | None = None
+    warm_start: WarmStartSettings | None = None
     rounds: Positive = 5000
     batch: Positive = 1
     p_switch: Share = 0.5
@@ -140,4 +157,4 @@ class GrowSettings(Section):
     start_from: PathText | None = None
     new_effects: tuple[Name, ...] | None = Field(default=None, min_length=1, strict=False)
     new_share: Share = 0.5
-    warm_start: TeachSettings | None = None
+    warm_start: WarmStartSettings | None = None

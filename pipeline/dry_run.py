@@ -78,15 +78,17 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
 
 
 def _warm_start(recipe: Recipe) -> str:
-    """The line of the flow matching before the rounds, where there is one."""
+    """The line of the warm start, where there is one."""
     grows = recipe.grow.start_from is not None
     start = recipe.grow.warm_start if grows else recipe.distill.warm_start
     if start is None:
         return ""
     # A backward counts as two forwards; what is to be kept takes a frozen forward besides.
     each = 3 + (3 + 1 if grows else 0)
-    forwards = start.steps * start.batch * each
-    return f"start     {start.steps} steps of {start.batch} on the targets: {forwards:,} forwards\n"
+    if start.follow == "teachers":
+        each += 1 if recipe.targets.guidance == 1 else 2
+    forwards, after = start.steps * (start.batch * each + start.general * 4), start.follow
+    return f"start     {start.steps} steps of {start.batch} on the {after}: {forwards:,} forwards\n"
 
 
 def forwards_per_student_update(recipe: Recipe, bank: Bank) -> tuple[float, float]:

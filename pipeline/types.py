@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ from pipeline.models.geometry import TokenShape
 # All token shapes of a sample: one batch is of one bucket.
 Bucket = tuple[TokenShape, ...]
 Array = NDArray[np.float32]
+# Whose prompt a sample is shown under.
+Role = Literal["student", "teacher", "null"]
 
 # One stored tensor. Latents ``[N, C]``, prompt states ``[L, D]`` or targets ``[N, C]``.
 TENSOR_SCHEMA = pa.schema(
@@ -67,6 +69,14 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A frozen effect LoRA: its file, and the hash of its content, which names it."""
+
+    adapter: str
+    adapter_hash: str
+
+
+@dataclass(frozen=True)
 class TargetJob:
     """One target to make: a sample under its teacher, from noise of its own seed."""
 
@@ -100,6 +110,10 @@ class EffectEntry:
     weight: float
     samples: tuple[Sample, ...]
     held_back: tuple[Sample, ...] = ()
+
+    @property
+    def teacher(self) -> Teacher:
+        return Teacher(self.adapter, self.adapter_hash)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,9 +9,7 @@ from torch import Tensor
 from pipeline.models.editor import Conditions, batch_conditions
 from pipeline.plan import AnchorSlot, Slot
 from pipeline.tensor_store import TensorStore, pooled_key
-from pipeline.types import Manifest, Sample
-
-Role = Literal["student", "teacher", "null"]
+from pipeline.types import Manifest, Role, Sample
 
 
 def conditions_of(samples: Sequence[Sample], role: Role, store: TensorStore) -> Conditions:

@@ -7,9 +7,8 @@ across slots, effects mixed.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,11 +20,12 @@ from pipeline.distill.losses import guided_x0
 from pipeline.distill.noise import gaussian_batch
 from pipeline.distill.sampler import student_trajectory
 from pipeline.distill.schedule import add_noise, as_sigma, predict_x0, student_sigmas
-from pipeline.models.adapters import BASE, Adapters, TeacherCache
-from pipeline.models.editor import Conditions, Editor, concatenate
+from pipeline.distill.teacher_field import TeacherField
+from pipeline.models.adapters import Adapters, TeacherCache
+from pipeline.models.editor import Conditions, Editor
 from pipeline.plan import PlanSettings, Slot, round_slots
 from pipeline.tensor_store import TensorStore
-from pipeline.types import EffectEntry, Manifest, Rollout
+from pipeline.types import Manifest, Rollout
 
 STUDENT = "student"
 
@@ -125,36 +125,16 @@ class RolloutWorker:
             return predict_x0(x_gen, self.editor.velocity(x_gen, t_gen, student.rows(rows)), t_gen)
 
     def _teach(self, queries: "_Queries", slots: list[Slot], batch: SlotBatch) -> Tensor:
-        """Guided x0 of each query's own teacher, in as few batches as the adapters' slots allow."""
+        """Guided x0 of each query's own teacher."""
         effects = [slots[i].effect for i in queries.rows]
-        teachers = [None if e is None else self.manifest.effects[e] for e in effects]
-        keys = [None if t is None else t.adapter_hash for t in teachers]
-        scores = torch.empty_like(queries.x)
-        for group in self.teachers.groups(keys):
-            some = [teachers[i] for i in group]
-            scores[group] = self._score(queries.some(group), some, batch)
-        return scores
-
-    def _score(
-        self, queries: "_Queries", teachers: Sequence[EffectEntry | None], batch: SlotBatch
-    ) -> Tensor:
-        """Guided x0, cond and uncond of all in one batch."""
-        self.teachers.ensure({t.adapter_hash: Path(t.adapter) for t in teachers if t is not None})
-        names = [BASE if t is None else t.adapter_hash for t in teachers]
+        teachers = [None if e is None else self.manifest.effects[e].teacher for e in effects]
         samples = [batch.samples[i] for i in queries.rows]
-        conditions = conditions_of(samples, "teacher", self.store)
         x, t = queries.x, as_sigma(queries.t, self.editor.device)
-        if self.guidance == 1:
-            with self.adapters.use(*names):
-                return predict_x0(x, self._velocity(x, t, conditions), t)
-        both = concatenate(conditions, conditions_of(samples, "null", self.store))
-        with self.adapters.use(*names, *names):
-            v = self._velocity(torch.cat([x, x]), torch.cat([t, t]), both)
-        cond, uncond = v.chunk(2)
+        field = TeacherField(self.editor, self.adapters, self.teachers, self.store, self.guidance)
+        cond, uncond = field.velocities(x, t, samples, teachers)
+        if uncond is None:
+            return predict_x0(x, cond, t)
         return guided_x0(predict_x0(x, cond, t), predict_x0(x, uncond, t), self.guidance)
-
-    def _velocity(self, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        return self.editor.velocity(x, t, conditions.to(self.editor.device))
 
 
 @dataclass(frozen=True)
@@ -168,11 +148,6 @@ class _Queries:
     @classmethod
     def of(cls, x: Tensor, t: list[float], rows: list[int]) -> "_Queries":
         return cls(x[rows], [t[i] for i in rows], rows)
-
-    def some(self, queries: list[int]) -> "_Queries":
-        """A part of the queries, in this order."""
-        t, rows = [self.t[i] for i in queries], [self.rows[i] for i in queries]
-        return _Queries(self.x[queries], t, rows)
 
     def plus(self, x: Tensor, t: list[float], rows: list[int]) -> "_Queries":
         more = _Queries.of(x, t, rows)

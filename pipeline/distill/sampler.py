@@ -65,15 +65,16 @@ def guided_velocity(
     Qwen pipelines do.
     """
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        cond, uncond = velocity_pair(x, t)
-        guided = guided_x0(cond, uncond, scale)
-        if not keep_norm:
-            return guided
-        lengths: Tensor = cond.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
-        return guided * lengths
+    return lambda x, t: guided(*velocity_pair(x, t), scale, keep_norm)
 
-    return velocity
+
+def guided(cond: Tensor, uncond: Tensor, scale: float, keep_norm: bool) -> Tensor:
+    """CFG of two velocities ``[B, N, C]``; see :func:`guided_velocity`."""
+    v = guided_x0(cond, uncond, scale)
+    if not keep_norm:
+        return v
+    lengths: Tensor = cond.norm(dim=-1, keepdim=True) / v.norm(dim=-1, keepdim=True)
+    return v * lengths
 
 
 @torch.no_grad()

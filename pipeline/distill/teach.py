@@ -1,4 +1,4 @@
-"""Teach one effect: a LoRA on the frozen base, by flow matching on its pairs."""
+"""Teach a LoRA on the frozen base: by flow matching on pairs, or after other LoRAs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.distill.losses import flow_matching_loss, tempered
+from pipeline.distill.losses import tempered
 from pipeline.distill.noise import gaussian_batch, generator
 from pipeline.distill.schedule import add_noise, as_sigma, shift_sigma
 from pipeline.models.adapters import Adapters
@@ -26,7 +26,7 @@ class TeachPlan:
     """Steps, batch and rate of one teacher's training; ``ema`` 0 keeps the last weights.
 
     optimizer: ``muon`` (Jordan 2024) moves each LoRA matrix by an orthogonalised momentum.
-    loss_power: in (0, 1], see ``losses.tempered``.
+    loss_power: in (0, 1], see ``losses.tempered``; general: rows of the general stream a step.
     """
 
     steps: int
@@ -37,6 +37,7 @@ class TeachPlan:
     seed: int
     optimizer: Optimizer = "adamw"
     loss_power: float = 1.0
+    general: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,40 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Noised:
-    """A batch of one bucket: targets y and noise ``[B, N, C]``, noised to sigma t ``[B]``."""
+    """A batch of one bucket: targets y and noise ``[B, N, C]``, noised to sigma t ``[B]``.
+
+    bucket, rows: which pairs they are.
+    """
 
     x: Tensor
     t: Tensor
     given: Conditions
     y: Tensor
     noise: Tensor
+    bucket: int
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Pairs on which the adapter that is taught is held to what a frozen one says.
+
+    adapter: its name; batch: pairs a step, each of which weighs as much as one that is learned.
+    """
+
+    name: str
+    pairs: Sequence[Pairs]
+    adapter: str
+    batch: int
+
+
+# The velocity ``[B, N, C]`` that a batch is to have.
+Wanted = Callable[[Noised], Tensor]
+
+
+def straight(batch: Noised) -> Tensor:
+    """``noise - y``: flow matching (Lipman et al. 2023). Its mean over all y is what is learned."""
+    return batch.noise - batch.y
 
 
 def teach(
@@ -69,7 +97,8 @@ def teach(
     buckets: Sequence[Pairs],
     plan: TeachPlan,
     on_step: Callable[[int, float], None] | None = None,
-    known: Sequence[Pairs] = (),
+    kept: Sequence[Kept] = (),
+    wanted: Wanted = straight,
 ) -> dict[str, Tensor]:
     """Train the adapter named ``teacher`` and return its weights (``Adapters.state`` keys).
 
@@ -77,9 +106,10 @@ def teach(
     shown one time in ten, so that guidance has something to lean on. Half of the sigmas are drawn
     at shift 3, half uniformly: an effect is decided at the noisy end and finished at the other.
 
-    known: what the adapter is to keep while it learns the pairs. On as large a batch of these it
-    is held to the velocity of the frozen adapter named ``start`` (learning without forgetting, Li
-    & Hoiem 2016): regression on their targets would undo what distribution matching made of it.
+    kept: what the adapter is not to lose while it learns the pairs (learning without forgetting, Li
+    & Hoiem 2016): regression on targets would undo what distribution matching made of it.
+
+    wanted: what a batch's velocity is held to, without gradients.
     """
     adapters.train_only(TEACHER)
     parameters = adapters.parameters(TEACHER)
@@ -88,18 +118,21 @@ def teach(
     average = {k: v.detach().clone() for k, v in adapters.state(TEACHER).items()}
     for step in range(plan.steps):
         optimizer.zero_grad(set_to_none=True)
-        new = _noised(buckets, plan, "teach", step, editor.device)
+        new = _noised(buckets, plan, "teach", step, editor.device, plan.batch)
+        goal = wanted(new)
         with adapters.use(TEACHER):
             v = editor.velocity(new.x, new.t, new.given)
-            loss = flow_matching_loss(v, new.y, new.noise)
+            loss = F.mse_loss(v, goal, reduction="none").mean(dim=(1, 2))
             tempered(loss, plan.loss_power).mean().backward()  # type: ignore[no-untyped-call]
-        if known:
-            old = _noised(known, plan, "rehearse", step, editor.device)
-            with torch.no_grad(), adapters.use(START):
-                kept = editor.velocity(old.x, old.t, old.given)
+        for part in kept:
+            old = _noised(part.pairs, plan, part.name, step, editor.device, part.batch)
+            with torch.no_grad(), adapters.use(part.adapter):
+                before = editor.velocity(old.x, old.t, old.given)
             with adapters.use(TEACHER):
-                strayed = F.mse_loss(editor.velocity(old.x, old.t, old.given), kept)
-                strayed.backward()  # type: ignore[no-untyped-call]
+                now = editor.velocity(old.x, old.t, old.given)
+                strayed = F.mse_loss(now, before, reduction="none").mean(dim=(1, 2))
+                weighed = tempered(strayed, plan.loss_power).mean() * (part.batch / plan.batch)
+                weighed.backward()  # type: ignore[no-untyped-call]
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * _share(plan, step)
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -114,22 +147,29 @@ def teach(
 
 
 def _noised(
-    buckets: Sequence[Pairs], plan: TeachPlan, purpose: str, step: int, device: torch.device
+    buckets: Sequence[Pairs],
+    plan: TeachPlan,
+    purpose: str,
+    step: int,
+    device: torch.device,
+    batch: int,
 ) -> Noised:
     """A step's batch, a function of (seed, purpose, step)."""
     shares = np.array([len(b.targets) for b in buckets], dtype=np.float64)
     shares /= shares.sum()
     drawn = generator(plan.seed, f"{purpose} bucket", step).choice(len(buckets), p=shares)
-    pairs = buckets[int(drawn)]
+    bucket = int(drawn)
+    pairs = buckets[bucket]
     rng = generator(plan.seed, purpose, step)
-    rows = rng.integers(0, len(pairs.targets), plan.batch).tolist()
-    shifts = [3.0 if i % 2 == 0 else 1.0 for i in range(plan.batch)]
+    rows = rng.integers(0, len(pairs.targets), batch).tolist()
+    shifts = [3.0 if i % 2 == 0 else 1.0 for i in range(batch)]
     t = as_sigma([shift_sigma(float(rng.random()), s) for s in shifts], device)
     given = pairs.null if rng.random() < 0.1 else pairs.conditions
     y = pairs.targets[rows].to(device)
-    keys = [(plan.seed, purpose, step, i) for i in range(plan.batch)]
+    keys = [(plan.seed, purpose, step, i) for i in range(batch)]
     noise = gaussian_batch(y.shape[1:], keys).to(device)
-    return Noised(add_noise(y, noise, t), t, given.rows(rows).to(device), y, noise)
+    x, here = add_noise(y, noise, t), given.rows(rows).to(device)
+    return Noised(x, t, here, y, noise, bucket, rows)
 
 
 def _share(plan: TeachPlan, step: int) -> float:

@@ -11,7 +11,7 @@ from pipeline.config import Recipe, TeachSettings
 from pipeline.models.fingerprint import fingerprint
 from pipeline.stages.encode import EffectSources
 from pipeline.storage import content_key, is_whole
-from pipeline.types import Sample
+from pipeline.types import Role, Sample, Teacher
 
 
 def adapter_path(recipe: Recipe, sources: EffectSources, folder: Path) -> Path:
@@ -42,15 +42,18 @@ def untaught(
 class Lesson:
     """A LoRA to train: pairs of (condition, target key), where to write it, its own seed.
 
-    start: a LoRA file to begin with; known: pairs that it has learned and is to keep.
+    The rest: see ``TeachJob``.
     """
 
     name: str
     pairs: tuple[tuple[Sample, str], ...]
     out: Path
     seed: int
+    role: Role = "teacher"
     start: Path | None = None
     known: tuple[tuple[Sample, str], ...] = ()
+    general: tuple[tuple[Sample, str], ...] = ()
+    teachers: tuple[Teacher, ...] = ()
 
 
 def teach_all(
@@ -73,29 +76,33 @@ def seed_of(seed: int, name: str) -> int:
 def learn(
     recipe: Recipe, settings: TeachSettings, lessons: Sequence[Lesson], stores: Sequence[Path]
 ) -> None:
-    """Train LoRAs by flow matching, a Ray task each."""
+    """Train LoRAs, a Ray task each."""
     import ray
 
     from actors.session import device_of
-    from actors.teach_tasks import TeachJob, teach_effect
+    from actors.teach_tasks import Guide, TeachJob, teach_effect
     from pipeline.distill.teach import TeachPlan
 
-    pool = recipe.cluster.teacher_pool
+    pool, targets = recipe.cluster.teacher_pool, recipe.targets
+    guide = Guide(pool.adapters_resident, targets.guidance, targets.keep_norm)
     task = teach_effect.options(
         num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, resources=pool.resources
     )
     pending = []
     for lesson in lessons:
         # By name, so that a setting which the plan does not know is an error.
-        plan = TeachPlan(seed=lesson.seed, **settings.model_dump(exclude={"lora"}))
+        plan = TeachPlan(seed=lesson.seed, **settings.model_dump(exclude={"lora", "follow"}))
         pending.append(
             task.remote(
                 TeachJob(
                     lesson.name,
                     lesson.pairs,
                     str(lesson.out),
+                    lesson.role,
                     None if lesson.start is None else str(lesson.start.resolve()),
                     lesson.known,
+                    lesson.general,
+                    lesson.teachers,
                 ),
                 recipe.model.path,
                 device_of(recipe.model, pool.num_gpus),
@@ -105,6 +112,7 @@ def learn(
                 settings.lora,
                 plan,
                 tuple(str(s) for s in stores),
+                guide,
                 recipe.model.quantize,
             )
         )

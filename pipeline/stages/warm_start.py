@@ -1,14 +1,14 @@
-"""Warm start: flow matching on the cached targets, before the first on-policy round.
+"""Warm start: regression on the cached targets, before the first on-policy round.
 
 The coarse half of coarse-to-fine, done where it is cheap: plain regression on what every teacher
-made of every source, under the student's prompts, with no rollout and no fake score. Student and
-fake score both start from it: the fake score then knows the student from round 0. Off in the
-published recipe, which has trajectory anchoring (TA-FM) within the rounds only.
+made of every source, under the student's prompts, with no rollout and no fake score. Or on the
+teachers' own velocity there: the mean that regression finds, without the samples' chance.
+Student and fake score both start from it: the fake score then knows the student from round 0. Off
+in the published recipe, which has trajectory anchoring (TA-FM) within the rounds only.
 
 A student that grows learns its new effects so, and keeps the old ones.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import Recipe
@@ -17,7 +17,7 @@ from pipeline.models.lora_formats import content_hash
 from pipeline.stages.grow import new_effects, start_of
 from pipeline.stages.teach import Lesson, learn, seed_of
 from pipeline.storage import content_key, is_whole
-from pipeline.types import EffectEntry, Manifest, Sample
+from pipeline.types import EffectEntry, Manifest, Sample, Teacher
 
 Pairs = tuple[tuple[Sample, str], ...]
 
@@ -31,10 +31,12 @@ def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Pa
     settings = recipe.grow.warm_start if start else recipe.distill.warm_start
     names = [e.name for e in manifest.effects]
     new = new_effects(recipe, names) if start else set(names)
-    pairs = _pairs([e for e in manifest.effects if e.name in new])
+    taught = [e for e in manifest.effects if e.name in new]
+    pairs = _pairs(taught)
     if settings is None or not pairs:
         return None
     known = _pairs([e for e in manifest.effects if e.name not in new])
+    general = _general(manifest, len(pairs)) if settings.general else ()
     lora = recipe.student.lora
     seed = recipe.seed if recipe.distill.seed is None else recipe.distill.seed
     key = content_key(
@@ -46,29 +48,40 @@ def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Pa
         recipe.model.precision,
         seed,
         *([content_hash(start.lora), _content(known)] if start else []),
+        *([_content(general)] if general else []),
     )
     path = folder / f"warm-start-{key}.safetensors"
     if not is_whole(path):
-        begun = start.lora if start else None
-        lesson = Lesson("warm start", pairs, path, seed_of(seed, "warm start"), begun, known)
+        begun, own = start.lora if start else None, seed_of(seed, "warm start")
+        teachers = _teachers(taught) if settings.follow == "teachers" else ()
+        lesson = Lesson("warm start", pairs, path, own, "student", begun, known, general, teachers)
         learn(recipe, settings.model_copy(update={"lora": lora}), [lesson], stores)
     return path
 
 
 def _pairs(effects: list[EffectEntry]) -> Pairs:
     return tuple(
-        (_as_student(sample), sample.target)
+        (sample, sample.target)
         for effect in effects
         for sample in effect.samples
         if sample.target is not None
     )
 
 
+def _general(manifest: Manifest, count: int) -> Pairs:
+    """General rows, at most so many, each picture in the place of its edit, which nobody has made.
+
+    What the base says of it, noised, is to be kept. An edit of another size than its picture is
+    left out.
+    """
+    rows = [s for s in manifest.general if s.shapes[-1] == s.shapes[0]]
+    return tuple((sample, sample.sources[-1]) for sample in rows[:count])
+
+
+def _teachers(effects: list[EffectEntry]) -> tuple[Teacher, ...]:
+    """Of each pair."""
+    return tuple(effect.teacher for effect in effects for s in effect.samples if s.target)
+
+
 def _content(pairs: Pairs) -> list[object]:
     return [[list(sample.sources), sample.student_prompt, target] for sample, target in pairs]
-
-
-def _as_student(sample: Sample) -> Sample:
-    """The sample with the student's prompt for every prompt: the student has no guidance."""
-    prompt = sample.student_prompt
-    return replace(sample, teacher_prompt=prompt, null_prompt=prompt)

@@ -77,3 +77,6 @@ def test_a_warm_start_is_among_the_work(
     # A forward and a backward, which is two.
     line = "start     20 steps of 4 on the targets: 240 forwards\ndistill "
     assert line in told("distill.warm_start={steps: 20, batch: 4}")
+    # Guided teachers take two more.
+    line = "start     20 steps of 4 on the teachers: 400 forwards\ndistill "
+    assert line in told("distill.warm_start={steps: 20, batch: 4, follow: teachers}")

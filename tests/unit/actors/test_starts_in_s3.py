@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from actors import teach_tasks
 from actors.student_worker import student_trainer
-from actors.teach_tasks import TeachJob, teach_effect
+from actors.teach_tasks import Guide, TeachJob, teach_effect
 from pipeline import object_store
 from pipeline.config import Recipe, vary
 from pipeline.distill.teach import START, TEACHER, TeachPlan
@@ -129,18 +129,19 @@ def test_a_lesson_begins_with_it_on_any_node(
     start = write_path(place)
     began: dict[str, dict[str, torch.Tensor]] = {}
 
-    def teach(editor: object, adapters: Adapters, *_: object, on_step: Any, known: object) -> Any:
+    def teach(editor: object, adapters: Adapters, *_: object, on_step: Any, **_rest: object) -> Any:
         on_step(0, 0.0)
         began.update({name: adapters.state(name) for name in (TEACHER, START)})
         return adapters.state(TEACHER)
 
     monkeypatch.setattr(teach_tasks, "teach", teach)
     out = tmp_path / "out.safetensors"
-    job = TeachJob("warm start", (), str(out), str(start))
+    job = TeachJob("warm start", (), str(out), start=str(start))
     plan = TeachPlan(steps=1, batch=1, learning_rate=1e-3, cosine=False, ema=0.0, seed=1)
     nodes("worker")
     model, lora = case.recipe.model, case.recipe.student.lora
-    teach_effect._function(job, model.path, "cpu", "float32", 1, lora, plan, (str(case.store),))
+    stores, guide = (str(case.store),), Guide(1, 1.0, False)
+    teach_effect._function(job, model.path, "cpu", "float32", 1, lora, plan, stores, guide)
     for state in began.values():
         for name, module in MODULES.items():
             torch.testing.assert_close(state[f"{name}.lora_B"], 3.0 * module.up)

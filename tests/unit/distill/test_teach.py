@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.distill.losses import flow_matching_loss
 from pipeline.distill.schedule import add_noise
-from pipeline.distill.teach import START, TEACHER, Optimizer, Pairs, TeachPlan, teach
+from pipeline.distill.teach import START, TEACHER, Kept, Optimizer, Pairs, TeachPlan, teach
 from pipeline.models.adapters import Adapters
 from pipeline.models.editor import Conditions, batch_conditions
 from pipeline.models.geometry import TokenShape
@@ -81,7 +81,8 @@ def test_what_is_known_already_is_kept_while_more_is_learned() -> None:
         weights = {k: seeded(tuple(w.shape), i) for i, (k, w) in enumerate(_start(adapters))}
         for name in (TEACHER, START):
             adapters.replace(name, weights)
-        adapters.replace(TEACHER, teach(editor, adapters, [new], plan, known=known))
+        kept = [Kept("rehearse", known, START, plan.batch)] if known else []
+        adapters.replace(TEACHER, teach(editor, adapters, [new], plan, kept=kept))
         assert all(torch.equal(w, weights[k]) for k, w in adapters.state(START).items())
 
         def moved(of: Pairs) -> float:

@@ -66,9 +66,22 @@ def test_the_student_learns_every_target_under_its_own_prompt(
     (lesson,) = lessons
     assert lesson.out == path
     # Samples without a target teach nothing; no other prompt may reach the student.
-    assert [(s.teacher_prompt, s.null_prompt, y) for s, y in lesson.pairs] == [
-        ("snow-student", "snow-student", "target"),
-        ("rain-student", "rain-student", "target"),
+    assert lesson.role == "student" and lesson.teachers == ()
+    assert [(s.student_prompt, y) for s, y in lesson.pairs] == [
+        ("snow-student", "target"),
+        ("rain-student", "target"),
+    ]
+
+
+def test_or_after_its_teachers(tmp_path: Path, lessons: list[Lesson]) -> None:
+    follows = vary(WARM, {"distill.warm_start": {"steps": 5, "follow": "teachers"}})
+    collection = manifest("snow", "rain")
+    assert warm_start(follows, collection, tmp_path, []) != warm_start(
+        WARM, collection, tmp_path, []
+    )
+    assert [t and t.adapter for t in lessons[0].teachers] == [
+        "snow.safetensors",
+        "rain.safetensors",
     ]
 
 
