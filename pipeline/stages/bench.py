@@ -96,7 +96,7 @@ QUICK: dict[str, Any] = {
     "targets.steps": 2,
     "student.steps": 4,
     "student.lora": {"rank": 4, "alpha": 4},
-    "distill.warm_start": {"steps": 8, "batch": 2},
+    "distill.warm_start": {"steps": 8, "batch": 2, "follow": "teachers", "general": 1},
     "distill.rounds": 3,
     "distill.batch": 2,
     "distill.ta_fm_batch": 2,
