@@ -17,8 +17,10 @@ from pipeline.types import Sample, Teacher
 
 @dataclass(frozen=True)
 class TeacherField:
-    """The frozen teachers on one base. ``guidance`` 1 is none, and takes no second forward;
-    keep_norm: see ``sampler.guided_velocity``."""
+    """The frozen teachers on one base.
+
+    guidance: 1 is none, and takes no second forward; keep_norm: see ``sampler.guided_velocity``.
+    """
 
     editor: Editor
     adapters: Adapters
@@ -58,6 +60,7 @@ class TeacherField:
     def _of_resident(
         self, x: Tensor, t: Tensor, samples: list[Sample], teachers: list[Teacher | None]
     ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`velocities` of no more teachers than there are slots, in one batch."""
         wanted = {a.adapter_hash: Path(a.adapter) for a in teachers if a is not None}
         self.cache.ensure(wanted)
         names = [BASE if a is None else a.adapter_hash for a in teachers]
