@@ -68,8 +68,8 @@ def write_store(folder: Path, mark: str, fidelity: float, names: list[str]) -> P
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("stores")
-    good = write_store(folder / "good", "aaaa", 25.0, ["photo1", "photo2", "photo3"])
-    return [good, write_store(folder / "bad", "bbbb", 20.0, ["photo3", "photo1"])]
+    good = write_store(folder / "good", "wxyz", 25.0, ["photo1", "photo2", "photo3"])
+    return [good, write_store(folder / "bad", "vuts", 20.0, ["photo3", "photo1"])]
 
 
 class Links(HTMLParser):
@@ -125,7 +125,7 @@ def test_the_same_photograph_is_in_the_same_column(outputs: list[Path], tmp_path
 def test_the_student_meant(outputs: list[Path]) -> None:
     columns = gather(stores_of([str(o) for o in outputs]))
     bad = columns[-1]
-    for name in ("student · bad", "bad", str(outputs[1]), "bbbb", "bb", bad.run_ids[0][:12]):
+    for name in ("student · bad", "bad", str(outputs[1]), "vuts", "vu", bad.run_ids[0][:12]):
         assert find(columns, name) is bad
     for name in ("student", "nobody", "teacher"):
         with pytest.raises(InputError, match="not one student of those compared"):
