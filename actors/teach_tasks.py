@@ -1,14 +1,19 @@
 """Teachers as Ray tasks: one task an effect, as many at once as the cluster has room for."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import torch
 from torch import Tensor
 
+from actors.lesson_board import speaker
 from pipeline.config import LoraSettings
 from pipeline.distill.batches import conditions_of
+from pipeline.distill.halfway import Halfway
+from pipeline.distill.lesson import Lesson, Pair
 from pipeline.distill.start import start_weights
 from pipeline.distill.teach import (
     START,
@@ -29,27 +34,7 @@ from pipeline.models.lora_formats import LoraModule, lora_at_hand, read_lora, wr
 from pipeline.models.quantization import Quantize
 from pipeline.storage import seal
 from pipeline.tensor_store import TensorStore
-from pipeline.types import Bucket, Role, Sample, Teacher
-
-
-@dataclass(frozen=True)
-class TeachJob:
-    """One LoRA to teach: its encoded pairs (condition, target key) and where to write.
-
-    role: whose prompts it learns under; start: a LoRA file of the same shape to begin with; known:
-    pairs on which it is held to that file; general: those on which it is held to the base;
-    teachers: of each pair the one whose guided velocity it is to have (empty: flow matching on
-    the targets).
-    """
-
-    effect: str
-    pairs: tuple[tuple[Sample, str], ...]
-    out: str
-    role: Role = "teacher"
-    start: str | None = None
-    known: tuple[tuple[Sample, str], ...] = ()
-    general: tuple[tuple[Sample, str], ...] = ()
-    teachers: tuple[Teacher, ...] = ()
+from pipeline.types import Bucket, Role
 
 
 @dataclass(frozen=True)
@@ -63,7 +48,7 @@ class Guide:
 
 @ray.remote  # type: ignore[untyped-decorator]
 def teach_effect(
-    job: TeachJob,
+    lesson: Lesson,
     model: str,
     device: str,
     dtype: str,
@@ -73,42 +58,57 @@ def teach_effect(
     stores: tuple[str, ...],
     guide: Guide,
     quantize: Quantize | None = None,
+    board: Any = None,
 ) -> tuple[str, float]:
-    """Train one LoRA and write it atomically; returns (effect, final loss)."""
+    """Train one LoRA and write it atomically; returns (effect, final loss).
+
+    board: the ``LessonBoard`` that hears how far it is. Until its LoRA is there, what it has done
+    is kept beside it (``Halfway``).
+    """
     torch.set_num_threads(threads)
     editor = load_editor(model, ["transformer"], device, getattr(torch, dtype), quantize)
     adapters = Adapters(editor.transformer)
     adapters.add(TEACHER, lora.rank, lora.alpha, lora.modules, seed=plan.seed)
-    if job.start is not None:
+    if lesson.start is not None:
         adapters.add(START, lora.rank, lora.alpha, lora.modules, seed=0, masters=False)
-        start = read_lora(lora_at_hand(job.start))
+        start = read_lora(lora_at_hand(lesson.start))
         weights = start_weights(start.modules, lora.alpha / lora.rank)
         for name in (TEACHER, START):
             adapters.replace(name, weights)
     store = TensorStore([local_path(s) for s in stores])
-    recent: list[float] = []
-    buckets = _by_bucket(job.pairs)
+    recent: deque[float] = deque(maxlen=50)
+    tell = None if board is None else speaker(board, lesson.name)
+
+    def on_step(step: int, loss: float) -> None:
+        recent.append(loss)
+        if tell is not None:
+            tell(step, loss)
+
+    out = local_path(lesson.out)
+    halfway = Halfway(out.with_suffix(".halfway"))
+    buckets = _by_bucket(lesson.pairs)
     wanted: Wanted = straight
-    if job.teachers:
+    if lesson.teachers:
         cache = TeacherCache(adapters, guide.adapters_resident)
         field = TeacherField(editor, adapters, cache, store, guide.guidance, guide.keep_norm)
-        wanted = _followed(field, job, buckets)
+        wanted = _followed(field, lesson, buckets)
     kept = [
-        Kept(name, _all_pairs(pairs, job.role, store), adapter, batch)
+        Kept(name, _all_pairs(pairs, lesson.role, store), adapter, batch)
         for name, pairs, adapter, batch in (
-            ("rehearse", job.known, START, plan.batch),
-            ("general", job.general, BASE, plan.general),
+            ("rehearse", lesson.known, START, plan.batch),
+            ("general", lesson.general, BASE, plan.general),
         )
         if pairs and batch
     ]
     weights = teach(
         editor,
         adapters,
-        _all_pairs(job.pairs, job.role, store),
+        _all_pairs(lesson.pairs, lesson.role, store),
         plan,
-        on_step=lambda step, loss: recent.append(loss),
+        on_step=on_step,
         kept=kept,
         wanted=wanted,
+        halfway=halfway,
     )
     half = torch.float16 if dtype == "float32" else torch.bfloat16
     modules = {
@@ -118,13 +118,13 @@ def teach_effect(
         for key, down in weights.items()
         if key.endswith(".lora_A")
     }
-    out = local_path(job.out)
-    write_lora(out, modules, {"effect": job.effect})
+    write_lora(out, modules, {"effect": lesson.name})
     seal(out)
-    return job.effect, sum(recent[-50:]) / len(recent[-50:])
+    halfway.remove()
+    return lesson.name, sum(recent) / len(recent)
 
 
-def _by_bucket(pairs: Sequence[tuple[Sample, str]]) -> list[list[int]]:
+def _by_bucket(pairs: Sequence[Pair]) -> list[list[int]]:
     """The pairs' numbers, those of one token shape together."""
     buckets: dict[Bucket, list[int]] = {}
     for i, (sample, _) in enumerate(pairs):
@@ -132,11 +132,11 @@ def _by_bucket(pairs: Sequence[tuple[Sample, str]]) -> list[list[int]]:
     return list(buckets.values())
 
 
-def _all_pairs(pairs: Sequence[tuple[Sample, str]], role: Role, store: TensorStore) -> list[Pairs]:
+def _all_pairs(pairs: Sequence[Pair], role: Role, store: TensorStore) -> list[Pairs]:
     return [_pairs([pairs[i] for i in rows], role, store) for rows in _by_bucket(pairs)]
 
 
-def _pairs(pairs: Sequence[tuple[Sample, str]], role: Role, store: TensorStore) -> Pairs:
+def _pairs(pairs: Sequence[Pair], role: Role, store: TensorStore) -> Pairs:
     """Pairs of one bucket, from the store. A student has no guidance, and so no null prompt."""
     samples = [sample for sample, _ in pairs]
     return Pairs(
@@ -146,10 +146,12 @@ def _pairs(pairs: Sequence[tuple[Sample, str]], role: Role, store: TensorStore) 
     )
 
 
-def _followed(field: TeacherField, job: TeachJob, buckets: Sequence[Sequence[int]]) -> Wanted:
+def _followed(field: TeacherField, lesson: Lesson, buckets: Sequence[Sequence[int]]) -> Wanted:
     def wanted(batch: Noised) -> Tensor:
         numbers = [buckets[batch.bucket][row] for row in batch.rows]
-        samples = [job.pairs[i][0] for i in numbers]
-        return field.guided_velocity(batch.x, batch.t, samples, [job.teachers[i] for i in numbers])
+        samples = [lesson.pairs[i][0] for i in numbers]
+        return field.guided_velocity(
+            batch.x, batch.t, samples, [lesson.teachers[i] for i in numbers]
+        )
 
     return wanted

@@ -27,7 +27,7 @@ from pipeline.config_prompts import PromptSettings as PromptSettings
 from pipeline.config_reports import AblationRow, GrowthReport, ReportSizes
 from pipeline.config_training import MODULES as MODULES
 from pipeline.config_training import DistillSettings as DistillSettings
-from pipeline.config_training import GrowSettings
+from pipeline.config_training import GrowSettings, WarmStartSettings
 from pipeline.config_training import LoraSettings as LoraSettings
 from pipeline.config_training import TeachSettings as TeachSettings
 from pipeline.config_types import Count, Guidance, Name, PathText, Positive, Section
@@ -146,6 +146,11 @@ class Recipe(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     bench: BenchSettings = BenchSettings()
     tracking: TrackingSettings = TrackingSettings()
+
+    @property
+    def warm_start(self) -> WarmStartSettings | None:
+        """The one that a student of this recipe begins with: a grown one has its own."""
+        return self.grow.warm_start if self.grow.start_from else self.distill.warm_start
 
     @model_validator(mode="after")
     def _bounded_target_simulation(self) -> Self:

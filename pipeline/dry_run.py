@@ -79,8 +79,7 @@ def describe_run(recipe: Recipe, bank: Bank, until: str) -> str:
 
 def _warm_start(recipe: Recipe) -> str:
     """The line of the warm start, where there is one."""
-    grows = recipe.grow.start_from is not None
-    start = recipe.grow.warm_start if grows else recipe.distill.warm_start
+    grows, start = recipe.grow.start_from is not None, recipe.warm_start
     if start is None:
         return ""
     # A backward counts as two forwards; what is to be kept takes a frozen forward besides.

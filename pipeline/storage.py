@@ -60,7 +60,7 @@ def seal(path: Path) -> None:
 
     For formats that would not notice a changed bit.
     """
-    write_atomic(_seal_of(path), f"{sha256_file(path)}  {path.name}\n".encode())
+    write_atomic(seal_of(path), f"{sha256_file(path)}  {path.name}\n".encode())
 
 
 def is_whole(place: Place) -> bool:
@@ -71,7 +71,7 @@ def is_whole(place: Place) -> bool:
     path = local_path(place)
     if not mirror.fetch(path):
         return False
-    beside = _seal_of(path)
+    beside = seal_of(path)
     if not mirror.fetch(beside):
         seal(path)
         return True
@@ -165,7 +165,8 @@ def _check_keys(part: object) -> None:
             _check_keys(value)
 
 
-def _seal_of(path: Path) -> Path:
+def seal_of(path: Path) -> Path:
+    """Where a file's seal is."""
     return path.with_name(f"{path.name}.sha256")
 
 

@@ -150,6 +150,9 @@ def _check_uses(file: str, recipe: Recipe, bank: Bank, broken: frozenset[str]) -
         p_switch = recipe.distill.p_switch
         what = f"no rows for the general stream, which distill.p_switch {p_switch} draws from"
         yield lacks("general", what, "add general rows, or set distill.p_switch to 1")
+    elif not bank.general and recipe.warm_start and recipe.warm_start.general:
+        what = "no rows for the general stream, of which warm_start.general shows some each step"
+        yield lacks("general", what, "add general rows, or set warm_start.general to 0")
     if not bank.photographs and not broken & {"photographs", "pairs"}:
         for effect in bank.effects:
             if not bank.pairs_of(effect.name):

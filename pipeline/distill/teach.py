@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.distill.halfway import Halfway
 from pipeline.distill.losses import tempered
 from pipeline.distill.noise import gaussian_batch, generator
 from pipeline.distill.schedule import add_noise, as_sigma, shift_sigma
@@ -99,6 +100,7 @@ def teach(
     on_step: Callable[[int, float], None] | None = None,
     kept: Sequence[Kept] = (),
     wanted: Wanted = straight,
+    halfway: Halfway | None = None,
 ) -> dict[str, Tensor]:
     """Train the adapter named ``teacher`` and return its weights (``Adapters.state`` keys).
 
@@ -110,13 +112,19 @@ def teach(
     & Hoiem 2016): regression on targets would undo what distribution matching made of it.
 
     wanted: what a batch's velocity is held to, without gradients.
+
+    halfway: where it writes now and then how far it is, and goes on from after a stop.
     """
     adapters.train_only(TEACHER)
     parameters = adapters.parameters(TEACHER)
     kind = torch.optim.Muon if plan.optimizer == "muon" else torch.optim.AdamW
     optimizer = kind(parameters, lr=plan.learning_rate, weight_decay=0.0)
-    average = {k: v.detach().clone() for k, v in adapters.state(TEACHER).items()}
-    for step in range(plan.steps):
+    weights = adapters.state(TEACHER)
+    average = {k: v.detach().clone() for k, v in weights.items()}
+    begun = 0
+    if halfway is not None:
+        begun = halfway.read(optimizer, weights=weights, average=average)
+    for step in range(begun, plan.steps):
         optimizer.zero_grad(set_to_none=True)
         new = _noised(buckets, plan, "teach", step, editor.device, plan.batch)
         goal = wanted(new)
@@ -139,8 +147,10 @@ def teach(
         optimizer.step()  # type: ignore[no-untyped-call]
         decay = min(plan.ema, (step + 1) / (step + 10))
         with torch.no_grad():
-            for key, value in adapters.state(TEACHER).items():
+            for key, value in weights.items():
                 average[key].lerp_(value, 1 - decay)
+        if halfway is not None and step + 1 < plan.steps:
+            halfway.write(step + 1, optimizer, weights=weights, average=average)
         if on_step is not None:
             on_step(step, loss.mean().item())
     return average

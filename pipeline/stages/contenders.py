@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import get_args
 
 from pipeline.config import Recipe
+from pipeline.distill.lesson import Lesson
 from pipeline.evaluation.effectbench import Method, adapter_file
 from pipeline.models.fingerprint import fingerprint
 from pipeline.models.lora_formats import content_hash, read_lora, write_lora
 from pipeline.models.merging import Merge, Modules, merge, stack
 from pipeline.stages.encode import EffectSources
-from pipeline.stages.teach import Lesson, learn, seed_of
+from pipeline.stages.teach import learn, seed_of
 from pipeline.storage import content_key, is_whole, seal
 from pipeline.types import Manifest
 

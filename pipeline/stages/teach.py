@@ -2,16 +2,18 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from pipeline.config import Recipe, TeachSettings
+from pipeline.distill.lesson import Lesson
 from pipeline.models.fingerprint import fingerprint
 from pipeline.stages.encode import EffectSources
 from pipeline.storage import content_key, is_whole
-from pipeline.types import Role, Sample, Teacher
+
+# How often the bar is drawn, at least.
+LOOK_SECONDS = 2.0
 
 
 def adapter_path(recipe: Recipe, sources: EffectSources, folder: Path) -> Path:
@@ -38,24 +40,6 @@ def untaught(
     return [(e, path) for e, path in places if not is_whole(path)]
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """A LoRA to train: pairs of (condition, target key), where to write it, its own seed.
-
-    The rest: see ``TeachJob``.
-    """
-
-    name: str
-    pairs: tuple[tuple[Sample, str], ...]
-    out: Path
-    seed: int
-    role: Role = "teacher"
-    start: Path | None = None
-    known: tuple[tuple[Sample, str], ...] = ()
-    general: tuple[tuple[Sample, str], ...] = ()
-    teachers: tuple[Teacher, ...] = ()
-
-
 def teach_all(
     recipe: Recipe, todo: Sequence[tuple[EffectSources, Path]], stores: Sequence[Path]
 ) -> None:
@@ -76,11 +60,12 @@ def seed_of(seed: int, name: str) -> int:
 def learn(
     recipe: Recipe, settings: TeachSettings, lessons: Sequence[Lesson], stores: Sequence[Path]
 ) -> None:
-    """Train LoRAs, a Ray task each."""
+    """Train LoRAs, a Ray task each; a bar counts all their steps."""
     import ray
 
+    from actors.lesson_board import LessonBoard
     from actors.session import device_of
-    from actors.teach_tasks import Guide, TeachJob, teach_effect
+    from actors.teach_tasks import Guide, teach_effect
     from pipeline.distill.teach import TeachPlan
 
     pool, targets = recipe.cluster.teacher_pool, recipe.targets
@@ -88,22 +73,14 @@ def learn(
     task = teach_effect.options(
         num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, resources=pool.resources
     )
+    board = LessonBoard.remote()  # type: ignore[attr-defined]
     pending = []
     for lesson in lessons:
         # By name, so that a setting which the plan does not know is an error.
         plan = TeachPlan(seed=lesson.seed, **settings.model_dump(exclude={"lora", "follow"}))
         pending.append(
             task.remote(
-                TeachJob(
-                    lesson.name,
-                    lesson.pairs,
-                    str(lesson.out),
-                    lesson.role,
-                    None if lesson.start is None else str(lesson.start.resolve()),
-                    lesson.known,
-                    lesson.general,
-                    lesson.teachers,
-                ),
+                lesson,
                 recipe.model.path,
                 device_of(recipe.model, pool.num_gpus),
                 recipe.model.dtype,
@@ -114,11 +91,17 @@ def learn(
                 tuple(str(s) for s in stores),
                 guide,
                 recipe.model.quantize,
+                board,
             )
         )
-    with tqdm(total=len(pending), desc="teach", unit="effect") as bar:
+    losses: dict[str, float] = {}
+    label = lessons[0].name if len(lessons) == 1 else "teach"
+    with tqdm(total=settings.steps * len(lessons), desc=label, unit="step") as bar:
         while pending:
-            done, pending = ray.wait(pending)
-            for effect, loss in ray.get(done):
-                bar.update()
-                bar.set_postfix_str(f"{effect} loss {loss:.3f}")
+            done, pending = ray.wait(pending, timeout=LOOK_SECONDS)
+            losses |= dict(ray.get(done))
+            going = {k: v for k, v in ray.get(board.look.remote()).items() if k not in losses}
+            bar.update(settings.steps * len(losses) + sum(s.steps for s in going.values()) - bar.n)
+            last = [*going.values()]
+            loss = f", loss {sum(s.loss for s in last) / len(last):.3f}" if last else ""
+            bar.set_postfix_str(f"{len(losses)} of {len(lessons)} LoRAs{loss}")

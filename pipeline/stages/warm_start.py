@@ -12,14 +12,16 @@ A student that grows learns its new effects so, and keeps the old ones.
 from pathlib import Path
 
 from pipeline.config import Recipe
+from pipeline.distill.lesson import Lesson, Pair
 from pipeline.models.fingerprint import fingerprint
 from pipeline.models.lora_formats import content_hash
+from pipeline.problems import InputError, Problem
 from pipeline.stages.grow import new_effects, start_of
-from pipeline.stages.teach import Lesson, learn, seed_of
+from pipeline.stages.teach import learn, seed_of
 from pipeline.storage import content_key, is_whole
-from pipeline.types import EffectEntry, Manifest, Sample, Teacher
+from pipeline.types import EffectEntry, Manifest, Teacher
 
-Pairs = tuple[tuple[Sample, str], ...]
+Pairs = tuple[Pair, ...]
 
 
 def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Path]) -> Path | None:
@@ -28,7 +30,7 @@ def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Pa
     Cached under all that it depends on. A collection without (new) effects has nothing to learn.
     """
     start = start_of(recipe)
-    settings = recipe.grow.warm_start if start else recipe.distill.warm_start
+    settings = recipe.warm_start
     names = [e.name for e in manifest.effects]
     new = new_effects(recipe, names) if start else set(names)
     taught = [e for e in manifest.effects if e.name in new]
@@ -73,8 +75,14 @@ def _general(manifest: Manifest, count: int) -> Pairs:
 
     What the base says of it, noised, is to be kept. An edit of another size than its picture is
     left out.
+
+    Raises InputError where none is left.
     """
     rows = [s for s in manifest.general if s.shapes[-1] == s.shapes[0]]
+    if not rows:
+        what = "no general row whose edit has its picture's size, to hold the student to the base"
+        remedy = "add general rows of such a size, or set warm_start.general to 0"
+        raise InputError([Problem("the bank", "general", None, what, remedy)])
     return tuple((sample, sample.sources[-1]) for sample in rows[:count])
 
 

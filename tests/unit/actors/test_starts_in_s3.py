@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from actors import teach_tasks
 from actors.student_worker import student_trainer
-from actors.teach_tasks import Guide, TeachJob, teach_effect
+from actors.teach_tasks import Guide, teach_effect
 from pipeline import object_store
 from pipeline.config import Recipe, vary
+from pipeline.distill.lesson import Lesson
 from pipeline.distill.teach import START, TEACHER, TeachPlan
 from pipeline.distill.update import FAKE, STUDENT
 from pipeline.mirror import local_path
@@ -136,12 +137,12 @@ def test_a_lesson_begins_with_it_on_any_node(
 
     monkeypatch.setattr(teach_tasks, "teach", teach)
     out = tmp_path / "out.safetensors"
-    job = TeachJob("warm start", (), str(out), start=str(start))
+    lesson = Lesson("warm start", (), out, 1, start=start)
     plan = TeachPlan(steps=1, batch=1, learning_rate=1e-3, cosine=False, ema=0.0, seed=1)
     nodes("worker")
     model, lora = case.recipe.model, case.recipe.student.lora
     stores, guide = (str(case.store),), Guide(1, 1.0, False)
-    teach_effect._function(job, model.path, "cpu", "float32", 1, lora, plan, stores, guide)
+    teach_effect._function(lesson, model.path, "cpu", "float32", 1, lora, plan, stores, guide)
     for state in began.values():
         for name, module in MODULES.items():
             torch.testing.assert_close(state[f"{name}.lora_B"], 3.0 * module.up)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from actors import teach_tasks
-from actors.teach_tasks import Guide, TeachJob, teach_effect
+from actors.teach_tasks import Guide, teach_effect
 from pipeline.config import LoraSettings
+from pipeline.distill.lesson import Lesson
 from pipeline.distill.teach import START, TEACHER, Kept, Noised, Pairs, TeachPlan, straight
 from pipeline.models.adapters import BASE, Adapters
 from pipeline.models.editor import Editor
@@ -53,10 +54,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     return found
 
 
-def learn(job: TeachJob, collection: Collection, guide: Guide, plan: TeachPlan = PLAN) -> None:
+def learn(lesson: Lesson, collection: Collection, guide: Guide, plan: TeachPlan = PLAN) -> None:
     lora = LoraSettings(rank=2, alpha=2.0, modules=MODULES)
     stores = tuple(map(str, collection.folders))
-    teach_effect._function(job, "", "cpu", "float32", 1, lora, plan, stores, guide)
+    teach_effect._function(lesson, "", "cpu", "float32", 1, lora, plan, stores, guide)
 
 
 @pytest.mark.parametrize("slots", [1, 8])
@@ -66,9 +67,9 @@ def test_each_row_is_held_to_its_own_teachers_guided_velocity(
 ) -> None:
     rows = [(s, e.teacher) for e in collection.manifest.effects for s in e.samples]
     pairs, teachers = tuple((s, s.target) for s, _ in rows), tuple(t for _, t in rows)
-    job = TeachJob("warm", pairs, str(tmp_path / "out.safetensors"), "student", teachers=teachers)
+    lesson = Lesson("warm", pairs, tmp_path / "out.safetensors", 0, "student", teachers=teachers)
     scale, keep_norm = guide
-    learn(job, collection, Guide(slots, scale, keep_norm))
+    learn(lesson, collection, Guide(slots, scale, keep_norm))
 
     wide = [i for i, (sample, _) in enumerate(rows) if sample.shapes == WIDE]
     assert len(wide) == 6, "two of each effect"
@@ -114,7 +115,7 @@ def test_it_learns_under_its_roles_prompts_and_a_student_under_no_other(
     samples = collection.manifest.effects[1].samples
     pairs = tuple((s, str(s.target)) for s in samples if s.shapes == WIDE)
     learn(
-        TeachJob("one", pairs, str(tmp_path / "out.safetensors"), role),
+        Lesson("one", pairs, tmp_path / "out.safetensors", 0, role),
         collection,
         Guide(1, 2.0, False),
     )
@@ -139,10 +140,10 @@ def test_what_is_kept_is_held_to_the_start_or_to_the_base(
     general = collection.manifest.general
     known, pairs = (tuple((s, str(s.target)) for s in some) for some in (old, new))
     rows = tuple((s, s.sources[-1]) for s in general)
-    out = str(tmp_path / "out.safetensors")
-    job = TeachJob("grown", pairs, out, "student", known=known, general=rows)
-    learn(job, collection, Guide(1, 1.0, False), replace(PLAN, general=3))
+    out = tmp_path / "out.safetensors"
+    lesson = Lesson("grown", pairs, out, 0, "student", known=known, general=rows)
+    learn(lesson, collection, Guide(1, 1.0, False), replace(PLAN, general=3))
     assert [(part.adapter, part.batch) for part in seen.kept] == [(START, 2), (BASE, 3)]
     assert [sum(len(p.targets) for p in part.pairs) for part in seen.kept] == [4, 3]
-    learn(job, collection, Guide(1, 1.0, False), PLAN)
+    learn(lesson, collection, Guide(1, 1.0, False), PLAN)
     assert [part.adapter for part in seen.kept] == [START]

@@ -65,6 +65,11 @@ def _general_missing(work: Work) -> None:
     del work.bank["general"]
 
 
+def _general_missing_at_the_start(work: Work) -> None:
+    _general_missing(work)
+    work.recipe["distill"] = {"p_switch": 1.0, "warm_start": {"steps": 5, "general": 2}}
+
+
 def _general_empty(work: Work) -> None:
     work.file("general.jsonl").write_text("\n")
 
@@ -230,6 +235,13 @@ BANK_CASES = (
     Case("general_link_out", _link_out, "general.jsonl", "line 1.image", STAYS),
     Case("general_link_loop", _link_loop, "general.jsonl", "line 1.image", STAYS),
     Case("general_undeclared", _general_missing, "bank.yaml", "general", "p_switch to 1"),
+    Case(
+        "general_undeclared_for_the_start",
+        _general_missing_at_the_start,
+        "bank.yaml",
+        "general",
+        "warm_start.general to 0",
+    ),
     Case("general_empty", _general_empty, "bank.yaml", "general", "p_switch to 1"),
     Case("no_sources", _no_sources, "bank.yaml", "photographs", "add a folder of photographs"),
     Case(

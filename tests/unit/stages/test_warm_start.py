@@ -1,14 +1,16 @@
 """When a student is given a warm start, and what that depends on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.config import load_recipe, vary
+from pipeline.distill.lesson import Lesson
 from pipeline.models.lora_formats import LoraModule, write_lora
+from pipeline.problems import InputError
 from pipeline.stages import warm_start as stage
-from pipeline.stages.teach import Lesson
 from pipeline.stages.warm_start import warm_start
 from pipeline.types import EffectEntry, Manifest, Sample
 from tests.tiny_model import WIDTH, write_tiny_model
@@ -123,3 +125,16 @@ def test_a_student_that_grows_learns_the_new_effects_and_keeps_the_old(
     other = LoraModule(torch.zeros(2, WIDTH), torch.ones(WIDTH, 2))
     write_lora(start, dict.fromkeys(LAYERS, other), {})
     assert warm_start(recipe, both, tmp_path, []) != path, "another start"
+
+
+def test_the_base_is_kept_on_general_rows_of_one_size_or_it_says_that_there_is_none(
+    tmp_path: Path, lessons: list[Lesson]
+) -> None:
+    held = vary(WARM, {"distill.warm_start": {"steps": 5, "general": 2}})
+    snow = manifest("snow")
+    warm_start(held, snow, tmp_path, [])
+    (row,) = snow.general
+    assert lessons[0].general == ((row, "source"),)
+    small = replace(row, shapes=((1, 4, 4), (1, 2, 2)))
+    with pytest.raises(InputError, match=r"set warm_start\.general to 0"):
+        warm_start(held, replace(snow, general=(small,)), tmp_path, [])

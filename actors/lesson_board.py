@@ -1,0 +1,47 @@
+"""How far the lessons are that are being taught: their tasks say it, the driver shows it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+SAY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Steps done, and the last one's loss."""
+
+    steps: int
+    loss: float
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class LessonBoard:
+    """The last word of each lesson. Started again it is empty, until they speak next."""
+
+    def __init__(self) -> None:
+        self._stands: dict[str, Stand] = {}
+
+    def say(self, lesson: str, stand: Stand) -> None:
+        """How far a lesson is; further back than before if its task had to begin again."""
+        self._stands[lesson] = stand
+
+    def look(self) -> dict[str, Stand]:
+        """All of them, by name."""
+        return self._stands
+
+
+def speaker(board: Any, lesson: str) -> Callable[[int, float], None]:
+    """For ``teach``'s steps: tells the board once a second, and waits for nothing."""
+    due = 0.0
+
+    def say(step: int, loss: float) -> None:
+        nonlocal due
+        if (now := time.monotonic()) >= due:
+            due = now + SAY_SECONDS
+            board.say.remote(lesson, Stand(step + 1, loss))
+
+    return say
