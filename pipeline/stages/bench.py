@@ -5,7 +5,7 @@ checkpoint) and every picture and score is cached by content, so a bench may be 
 moment and run in pieces. A report is written anew after each seed, from what there is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -204,7 +204,7 @@ def ablation_report(work: Bench) -> None:
     common = settings.ablation_set | named(bank, work.bank)
     for seed in settings.seeds:
         for name in rows:
-            recipe = vary(work.recipe, common | ABLATION[name] | {"distill.seed": seed})
+            recipe = ablated(work.recipe, common | ABLATION[name] | {"distill.seed": seed})
             prepared = work.prepared(recipe, bank, plain(f"ablation {name}"))
             if not evidence.cells:
                 standard = standard_methods(recipe, prepared.manifest, ("", ""))[:2]
@@ -214,6 +214,14 @@ def ablation_report(work: Bench) -> None:
             score(work, evidence, recipe, bank, prepared, [method], seed)
             evidence.curves[f"{name}, seed {seed}"] = thin(work.history(recipe, prepared.manifest))
             evidence.write(work)
+
+
+def ablated(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with a row's changes; without the general stream none in the warm start either."""
+    varied = vary(recipe, changes)
+    if varied.distill.p_switch < 1 or varied.distill.warm_start is None:
+        return varied
+    return vary(varied, {"distill.warm_start.general": 0})
 
 
 def scale_report(work: Bench) -> None:

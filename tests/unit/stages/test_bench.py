@@ -15,7 +15,7 @@ from pipeline.config_reports import AblationRow
 from pipeline.evaluation.effectbench import Method, eval_rows
 from pipeline.models.lora_formats import read_lora
 from pipeline.problems import InputError
-from pipeline.stages.bench import ABLATION, GENERAL_ALONE, QUICK, sizes_of
+from pipeline.stages.bench import ABLATION, GENERAL_ALONE, QUICK, ablated, sizes_of
 from pipeline.stages.contenders import cascade, many_steps, stacked, untrained_contenders
 from pipeline.stages.distill import plan_settings, update_settings
 from pipeline.stages.evidence.work import part_of
@@ -55,6 +55,20 @@ def test_every_ablation_is_another_run_that_a_recipe_allows() -> None:
     assert len(hashes) == len(ABLATION)
     quick = vary(recipe, QUICK)
     assert all(vary(quick, switches) for switches in ABLATION.values())
+
+
+def test_without_the_general_stream_the_warm_start_sees_none_of_it_either() -> None:
+    recipe = load_recipe(RECIPE)
+
+    def general(row: AblationRow, more: dict[str, Any]) -> int | None:
+        start = ablated(recipe, more | ABLATION[row]).distill.warm_start
+        return None if start is None else start.general
+
+    assert general("all", {}) == 6, "the main report's students have them"
+    assert general("all - PDSR", {}) == 0
+    assert general("PDSR + AOP + TS", {}) is None
+    # The kept ablation is of students without.
+    assert general("all", recipe.bench.ablation_set) == 0
 
 
 def test_a_recipe_can_name_every_row_of_the_ablation_and_no_other() -> None:
