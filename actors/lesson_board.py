@@ -11,7 +11,7 @@ SAY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Stand:
+class LessonStatus:
     """Steps done, and the last one's loss."""
 
     steps: int
@@ -23,15 +23,15 @@ class LessonBoard:
     """The last word of each lesson. Started again it is empty, until they speak next."""
 
     def __init__(self) -> None:
-        self._stands: dict[str, Stand] = {}
+        self._last: dict[str, LessonStatus] = {}
 
-    def say(self, lesson: str, stand: Stand) -> None:
+    def say(self, lesson: str, status: LessonStatus) -> None:
         """How far a lesson is; further back than before if its task had to begin again."""
-        self._stands[lesson] = stand
+        self._last[lesson] = status
 
-    def look(self) -> dict[str, Stand]:
+    def look(self) -> dict[str, LessonStatus]:
         """All of them, by name."""
-        return self._stands
+        return self._last
 
 
 def speaker(board: Any, lesson: str) -> Callable[[int, float], None]:
@@ -42,6 +42,6 @@ def speaker(board: Any, lesson: str) -> Callable[[int, float], None]:
         nonlocal due
         if (now := time.monotonic()) >= due:
             due = now + SAY_SECONDS
-            board.say.remote(lesson, Stand(step + 1, loss))
+            board.say.remote(lesson, LessonStatus(step + 1, loss))
 
     return say

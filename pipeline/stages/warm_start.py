@@ -54,7 +54,9 @@ def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Pa
     )
     path = folder / f"warm-start-{key}.safetensors"
     if not is_whole(path):
-        begun, own = start.lora if start else None, seed_of(seed, "warm start")
+        # A worker's folder may be another than the driver's.
+        begun = start.lora.resolve() if start else None
+        own = seed_of(seed, "warm start")
         teachers = _teachers(taught) if settings.follow == "teachers" else ()
         lesson = Lesson("warm start", pairs, path, own, "student", begun, known, general, teachers)
         learn(recipe, settings.model_copy(update={"lora": lora}), [lesson], stores)

@@ -104,7 +104,7 @@ def test_made_once_and_again_when_anything_differs(tmp_path: Path, lessons: list
 
 
 def test_a_student_that_grows_learns_the_new_effects_and_keeps_the_old(
-    tmp_path: Path, lessons: list[Lesson]
+    tmp_path: Path, lessons: list[Lesson], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {"student.lora": {"rank": 2, "alpha": 2.0, "modules": ["attn.to_q"]}}
     start = tmp_path / "start.safetensors"
@@ -116,6 +116,8 @@ def test_a_student_that_grows_learns_the_new_effects_and_keeps_the_old(
     both = manifest("snow", "rain")
     assert warm_start(recipe, both, tmp_path, []) is None, "as published: none"
     recipe = vary(recipe, {"grow.warm_start": {"steps": 5}})
+    monkeypatch.chdir(tmp_path)
+    recipe = vary(recipe, {"grow.start_from": start.name})
     path = warm_start(recipe, both, tmp_path, [])
     (lesson,) = lessons
     assert path == lesson.out and lesson.start == start
