@@ -27,7 +27,7 @@ from pipeline.config_prompts import PromptSettings as PromptSettings
 from pipeline.config_reports import AblationRow, GrowthReport, ReportSizes
 from pipeline.config_training import MODULES as MODULES
 from pipeline.config_training import DistillSettings as DistillSettings
-from pipeline.config_training import GrowSettings, WarmStartSettings
+from pipeline.config_training import GrowSettings, JointSettings, WarmStartSettings
 from pipeline.config_training import LoraSettings as LoraSettings
 from pipeline.config_training import TeachSettings as TeachSettings
 from pipeline.config_types import Count, Guidance, Name, PathText, Positive, Section
@@ -105,7 +105,7 @@ class BenchSettings(Section):
     """
 
     seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1, strict=False)
-    joint: TeachSettings = TeachSettings()
+    joint: JointSettings = JointSettings()
     density: Annotated[float, Field(gt=0, le=1)] = 0.5
     acceleration_set: dict[str, Any] = {}
     ablation_set: dict[str, Any] = {}

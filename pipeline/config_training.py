@@ -70,21 +70,31 @@ class TeachSettings(Section):
         return self.model_dump(mode="json", exclude={"lora"} | plain)
 
 
-class WarmStartSettings(TeachSettings):
+class JointSettings(TeachSettings):
+    """How one LoRA of many effects is trained.
+
+    general: rows of the general stream a step, on which it is held to the base.
+    """
+
+    general: Count = 0
+
+    def content(self) -> dict[str, object]:
+        plain = {"general"} if self.general == 0 else set()
+        return {key: value for key, value in super().content().items() if key not in plain}
+
+
+class WarmStartSettings(JointSettings):
     """How a student is brought near its teachers before the first round.
 
     follow: ``targets``, flow matching on what the teachers made; ``teachers``, the teachers' own
     guided velocity there, which has no part by chance. It takes two more forwards a sample.
-    general: rows of the general stream a step, on which the student is held to the base.
     """
 
     follow: Literal["targets", "teachers"] = "targets"
-    general: Count = 0
 
     def content(self) -> dict[str, object]:
-        found = super().content()
-        plain = {"follow": "targets", "general": 0}
-        return {key: value for key, value in found.items() if plain.get(key, ...) != value}
+        plain = {"follow"} if self.follow == "targets" else set()
+        return {key: value for key, value in super().content().items() if key not in plain}
 
 
 class LossSettings(Section):

@@ -104,7 +104,7 @@ QUICK: dict[str, Any] = {
     "evaluate.photographs": 2,
     "evaluate.bootstrap": 100,
     "bench.seeds": [0],
-    "bench.joint": {"steps": 8, "batch": 2},
+    "bench.joint": {"steps": 8, "batch": 2, "general": 1},
     "bench.acceleration_set": {},
     "bench.ablation_set": {},
     # The first is one of the prompts', too, and the other is the main report's student.
@@ -192,7 +192,8 @@ def trained_contenders(work: Bench, recipe: Recipe, bank: Bank, prepared: Prepar
 
 def _joint(work: Bench, recipe: Recipe, prepared: Prepared, seeds: Sequence[int]) -> list[Path]:
     stores, effects = Places(work.root).stores, prepared.collection.effects
-    return joint_loras(recipe, effects, folder_of(work), seeds, stores, work.ray)
+    manifest, folder = prepared.manifest, folder_of(work)
+    return joint_loras(recipe, effects, manifest, folder, seeds, stores, work.ray)
 
 
 def ablation_report(work: Bench) -> None:

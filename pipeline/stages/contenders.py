@@ -16,6 +16,7 @@ from pipeline.models.fingerprint import fingerprint
 from pipeline.models.lora_formats import content_hash, read_lora, write_lora
 from pipeline.models.merging import Merge, Modules, merge, stack
 from pipeline.stages.encode import EffectSources
+from pipeline.stages.general_rows import general_rows
 from pipeline.stages.teach import learn, seed_of
 from pipeline.storage import content_key, is_whole, seal
 from pipeline.types import Manifest
@@ -80,6 +81,7 @@ def stacked(loras: Sequence[Path], folder: Path) -> Path:
 def joint_loras(
     recipe: Recipe,
     effects: Sequence[EffectSources],
+    manifest: Manifest,
     folder: Path,
     seeds: Sequence[int],
     stores: list[Path],
@@ -91,16 +93,19 @@ def joint_loras(
     """
     pairs = tuple(pair for e in effects for pair in e.pairs)
     settings, lora = recipe.bench.joint, recipe.student.lora
+    rows = len(pairs) if settings.general else 0
+    general = general_rows(manifest, rows, "bench.joint.general") if rows else ()
     content = [
         fingerprint(recipe.model.path, "transformer"),
         [[list(s.sources), s.teacher_prompt, s.null_prompt, target] for s, target in pairs],
         settings.content(),
         lora.model_dump(mode="json"),
         recipe.model.precision,
+        *([[[list(s.sources), s.teacher_prompt, y] for s, y in general]] if general else []),
     ]
     paths = [folder / f"joint-{content_key('joint', *content, seed)}.safetensors" for seed in seeds]
     lessons = [
-        Lesson(f"joint, seed {seed}", pairs, path, seed_of(seed, "joint"))
+        Lesson(f"joint, seed {seed}", pairs, path, seed_of(seed, "joint"), general=general)
         for seed, path in zip(seeds, paths, strict=True)
         if not is_whole(path)
     ]

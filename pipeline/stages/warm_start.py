@@ -15,13 +15,15 @@ from pipeline.config import Recipe
 from pipeline.distill.lesson import Lesson, Pair
 from pipeline.models.fingerprint import fingerprint
 from pipeline.models.lora_formats import content_hash
-from pipeline.problems import InputError, Problem
+from pipeline.stages.general_rows import general_rows
 from pipeline.stages.grow import new_effects, start_of
 from pipeline.stages.teach import learn, seed_of
 from pipeline.storage import content_key, is_whole
 from pipeline.types import EffectEntry, Manifest, Teacher
 
 Pairs = tuple[Pair, ...]
+
+FIELD = "warm_start.general"
 
 
 def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Path]) -> Path | None:
@@ -38,7 +40,8 @@ def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Pa
     if settings is None or not pairs:
         return None
     known = _pairs([e for e in manifest.effects if e.name not in new])
-    general = _general(manifest, len(pairs)) if settings.general else ()
+    rows = len(pairs) if settings.general else 0
+    general = general_rows(manifest, rows, FIELD) if rows else ()
     lora = recipe.student.lora
     seed = recipe.seed if recipe.distill.seed is None else recipe.distill.seed
     key = content_key(
@@ -70,22 +73,6 @@ def _pairs(effects: list[EffectEntry]) -> Pairs:
         for sample in effect.samples
         if sample.target is not None
     )
-
-
-def _general(manifest: Manifest, count: int) -> Pairs:
-    """General rows, at most so many, each picture in the place of its edit, which nobody has made.
-
-    What the base says of it, noised, is to be kept. An edit of another size than its picture is
-    left out.
-
-    Raises InputError where none is left.
-    """
-    rows = [s for s in manifest.general if s.shapes[-1] == s.shapes[0]]
-    if not rows:
-        what = "no general row whose edit has its picture's size, to hold the student to the base"
-        remedy = "add general rows of such a size, or set warm_start.general to 0"
-        raise InputError([Problem("the bank", "general", None, what, remedy)])
-    return tuple((sample, sample.sources[-1]) for sample in rows[:count])
 
 
 def _teachers(effects: list[EffectEntry]) -> tuple[Teacher, ...]:
