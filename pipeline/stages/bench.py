@@ -27,6 +27,7 @@ from pipeline.stages.contenders import (
     many_steps,
     stacked,
     untrained_contenders,
+    wants_general,
 )
 from pipeline.stages.evaluate import families_of
 from pipeline.stages.evidence.composition import composition_report, pairs_to_compose
@@ -261,6 +262,8 @@ REPORTS: dict[str, Callable[[Bench], None]] = {
     "deployment": deployment_report,
 }
 WANTS: dict[str, Callable[[Bench], object]] = {
+    "main": lambda work: wants_general(work.recipe, work.bank),
+    "scale": lambda work: wants_general(vary(work.recipe, work.recipe.bench.scale_set), work.bank),
     "growth": new_bank,
     "composition": pairs_to_compose,
     "generality": lambda work: trained_photographs(work.recipe, work.bank),

@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from pipeline.bank import Bank
 from pipeline.config import Recipe
 from pipeline.distill.lesson import Lesson
 from pipeline.evaluation.effectbench import Method, adapter_file
 from pipeline.models.fingerprint import fingerprint
 from pipeline.models.lora_formats import content_hash, read_lora, write_lora
 from pipeline.models.merging import Merge, Modules, merge, stack
+from pipeline.problems import InputError, Problem
 from pipeline.stages.encode import EffectSources
 from pipeline.stages.general_rows import general_rows
 from pipeline.stages.teach import learn, seed_of
@@ -22,6 +24,8 @@ from pipeline.storage import content_key, is_whole, seal
 from pipeline.types import Manifest
 
 Adapters = Mapping[str, tuple[str, str]]
+
+JOINT_GENERAL = "bench.joint.general"
 
 
 def everyone(names: Sequence[str], lora: Path) -> Adapters:
@@ -94,7 +98,7 @@ def joint_loras(
     pairs = tuple(pair for e in effects for pair in e.pairs)
     settings, lora = recipe.bench.joint, recipe.student.lora
     rows = len(pairs) if settings.general else 0
-    general = general_rows(manifest, rows, "bench.joint.general") if rows else ()
+    general = general_rows(manifest, rows, JOINT_GENERAL) if rows else ()
     content = [
         fingerprint(recipe.model.path, "transformer"),
         [[list(s.sources), s.teacher_prompt, s.null_prompt, target] for s, target in pairs],
@@ -113,6 +117,18 @@ def joint_loras(
         ray()
         learn(recipe, settings.model_copy(update={"lora": lora}), lessons, stores)
     return paths
+
+
+def wants_general(recipe: Recipe, bank: Bank) -> None:
+    """What the joint LoRA wants of a bank.
+
+    Raises:
+        InputError: ``bench.joint.general`` without general rows.
+    """
+    if recipe.bench.joint.general and not bank.general:
+        what = f"no rows for the general stream, of which {JOINT_GENERAL} shows some each step"
+        remedy = f"add general rows, or set {JOINT_GENERAL} to 0"
+        raise InputError([Problem("the bank", "general", None, what, remedy)])
 
 
 def _merged(recipe: Recipe, manifest: Manifest, kind: Merge, folder: Path) -> Path:

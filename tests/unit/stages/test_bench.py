@@ -12,12 +12,22 @@ from torch import Tensor
 from pipeline.bank import Bank, Effect, Instruction, Pair
 from pipeline.config import load_recipe, recipe_hash, vary
 from pipeline.config_reports import AblationRow
+from pipeline.distill.lesson import Lesson
 from pipeline.evaluation.effectbench import Method, eval_rows
 from pipeline.models.lora_formats import read_lora
 from pipeline.problems import InputError
+from pipeline.stages import contenders
 from pipeline.stages.bench import ABLATION, GENERAL_ALONE, QUICK, ablated, sizes_of
-from pipeline.stages.contenders import cascade, many_steps, stacked, untrained_contenders
+from pipeline.stages.contenders import (
+    cascade,
+    joint_loras,
+    many_steps,
+    stacked,
+    untrained_contenders,
+    wants_general,
+)
 from pipeline.stages.distill import plan_settings, update_settings
+from pipeline.stages.encode import EffectSources
 from pipeline.stages.evidence.work import part_of
 from pipeline.stages.generality import known_edits
 from pipeline.stages.student import run_key_of
@@ -157,6 +167,37 @@ def test_joint_loras_are_guided_as_teachers_are(tmp_path: Path) -> None:
     kept = many_steps(vary(case.recipe, {"targets.keep_norm": True}), "joint-fm", {}, 1)
     assert not plain.keep_norm and kept.keep_norm
     assert keys(plain) == keys(replace(kept, keep_norm=False)) != keys(kept)
+
+
+def test_joint_loras_are_held_to_the_base_on_general_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = ((1, 4, 4), (1, 4, 4))
+    pair = Sample(("before",), "student", "prompt", "null", None, shapes)
+    row = Sample(("photo",), "edit", "edit", "null", None, shapes)
+    model = str(write_tiny_model(tmp_path / "model"))
+    recipe = vary(load_recipe(RECIPE), {"model.path": model})
+    effects = [EffectSources(effect("snow", "textured"), ((pair, "after"),), ())]
+    asked: list[Lesson] = []
+    monkeypatch.setattr(contenders, "learn", lambda r, s, lessons, stores: asked.extend(lessons))
+
+    def joint(general: int, *rows: Sample) -> list[Path]:
+        varied = vary(recipe, {"bench.joint.general": general})
+        manifest = Manifest((), rows)
+        return joint_loras(varied, effects, manifest, tmp_path, [0, 1], [], lambda: None)
+
+    held, free = joint(6, row), joint(0, row)
+    assert [lesson.general for lesson in asked] == [((row, "photo"),)] * 2 + [()] * 2
+    assert all(lesson.pairs == ((pair, "after"),) for lesson in asked)
+    assert len({*held, *free}) == 4, "each is kept under what it was shown"
+    assert free == joint(0), "rows that nobody asks for are not in the name"
+    with pytest.raises(InputError, match=r"set bench\.joint\.general to 0"):
+        joint(6)
+    bank = bank_of(effect("snow", "textured"))
+    with pytest.raises(InputError, match=r"set bench\.joint\.general to 0"):
+        wants_general(recipe, bank)
+    wants_general(vary(recipe, {"bench.joint.general": 0}), bank)
+    wants_general(vary(recipe, recipe.bench.scale_set), bank)
 
 
 def test_a_size_beyond_the_bank_is_the_banks_and_asked_once() -> None:
