@@ -12,10 +12,11 @@ SAY_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class LessonStatus:
-    """Steps done, and the last one's loss."""
+    """Steps done, the last one's loss, and how many were there already when its task began."""
 
     steps: int
     loss: float
+    begun: int
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -37,11 +38,13 @@ class LessonBoard:
 def speaker(board: Any, lesson: str) -> Callable[[int, float], None]:
     """For ``teach``'s steps: tells the board once a second, and waits for nothing."""
     due = 0.0
+    begun: int | None = None
 
     def say(step: int, loss: float) -> None:
-        nonlocal due
+        nonlocal due, begun
+        begun = step if begun is None else begun
         if (now := time.monotonic()) >= due:
             due = now + SAY_SECONDS
-            board.say.remote(lesson, LessonStatus(step + 1, loss))
+            board.say.remote(lesson, LessonStatus(step + 1, loss, begun))
 
     return say

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -95,13 +96,22 @@ def learn(
             )
         )
     losses: dict[str, float] = {}
+    seen: set[str] = set()
     label = lessons[0].name if len(lessons) == 1 else "teach"
     with tqdm(total=settings.steps * len(lessons), desc=label, unit="step") as bar:
         while pending:
             done, pending = ray.wait(pending, timeout=LOOK_SECONDS)
             losses |= dict(ray.get(done))
             going = {k: v for k, v in ray.get(board.look.remote()).items() if k not in losses}
+            pass_over(bar, sum(going[name].begun for name in going.keys() - seen))
+            seen |= going.keys()
             bar.update(settings.steps * len(losses) + sum(s.steps for s in going.values()) - bar.n)
             last = [*going.values()]
             loss = f", loss {sum(s.loss for s in last) / len(last):.3f}" if last else ""
             bar.set_postfix_str(f"{len(losses)} of {len(lessons)} LoRAs{loss}")
+
+
+def pass_over(bar: "tqdm[Any]", steps: int) -> None:
+    """Steps that were done before this run: they are there, and say nothing of its rate."""
+    for counter in ("initial", "n", "last_print_n"):
+        setattr(bar, counter, getattr(bar, counter) + steps)
