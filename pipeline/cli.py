@@ -224,6 +224,12 @@ def _add_miniature(
     )
     bank.add_argument("folder", type=Path)
     bank.add_argument("--effects", help="names, comma separated; all 50 if left out")
+    bank.add_argument(
+        "--variants",
+        type=int,
+        default=0,
+        help="so many besides, up to 149: effects on a half of the picture (default: %(default)s)",
+    )
     bank.add_argument("--teach", action="store_true", help="leave the kept teachers out")
     bank.add_argument(
         "--validation",
@@ -366,13 +372,15 @@ def _bank(arguments: argparse.Namespace) -> None:
         validation=arguments.validation,
         alike=arguments.alike,
         varied=arguments.varied,
+        variants=arguments.variants,
     )
     print(arguments.folder / "bank.yaml")
 
 
 def _effects(arguments: argparse.Namespace) -> None:
-    from pipeline.miniature.effects import EFFECTS, KNOWN
+    from pipeline.miniature.effects import EFFECTS, NEW_EFFECTS, VARIANTS
 
-    for name, effect in KNOWN.items():
+    for name, effect in (EFFECTS | NEW_EFFECTS).items():
         new = "" if name in EFFECTS else " (beyond the fifty: for `distill --from`)"
         print(f"{name:18} {effect.family:9} {effect.prompt}{new}")
+    print(f"and {len(VARIANTS)} variants: {', '.join([*VARIANTS][:2])} ... {[*VARIANTS][-1]}")

@@ -6,6 +6,7 @@ From here on nothing knows that the effects come from code, except the evaluatio
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.miniature import photographs
 from pipeline.miniature.edits import GENERAL_EDITS
-from pipeline.miniature.effects import KNOWN, true_samples
+from pipeline.miniature.effects import KNOWN, VARIANTS, true_samples
 from pipeline.miniature.photographs import Split
 from pipeline.miniature.pictures import to_image
 from pipeline.problems import InputError, Problem
@@ -37,6 +38,7 @@ def write_bank(
     validation: bool = False,
     alike: bool = False,
     varied: bool = False,
+    variants: int = 0,
 ) -> None:
     """Draw pairs, general rows, source photographs and held-out ones; write bank.yaml.
 
@@ -45,10 +47,12 @@ def write_bank(
     split instead of the test ones, to choose a recipe on; kept teachers, which have seen them,
     stay out. ``alike`` gives teachers prompts that differ in a number alone, as of LoRAs that all
     came from one template; kept teachers, which know other words, stay out. ``varied`` draws the
-    unlabelled photographs with jittered colours or as dead leaves, as the base's were.
+    unlabelled photographs with jittered colours or as dead leaves, as the base's were. ``variants``:
+    so many parameter variants of the fifty besides ``effects``.
 
     Raises:
-        InputError: an effect that the miniature does not have, no pairs, or no photographs.
+        InputError: an effect that the miniature does not have, or twice, no pairs, no photographs,
+            or more variants than there are.
     """
     problems = []
     if pairs < 1:
@@ -57,6 +61,14 @@ def write_bank(
     if sources < 1:
         remedy = "give 1 or more"
         problems.append(Problem("--sources", "", sources, "no unlabelled photographs", remedy))
+    if not 0 <= variants <= len(VARIANTS):
+        remedy = f"give 0 to {len(VARIANTS)}"
+        what = "not so many parameter variants"
+        problems.append(Problem("--variants", "", variants, what, remedy))
+    effects = [*effects, *list(VARIANTS)[: max(0, variants)]]
+    twice = [name for name, times in Counter(effects).items() if times > 1]
+    remedy = "name it once"
+    problems += [Problem("--effects", n, n, "the same effect twice", remedy) for n in twice]
     remedy = "take names from `collectionlora miniature effects`"
     unknown = [name for name in effects if name not in KNOWN]
     problems += [Problem("--effects", n, n, "no such effect", remedy) for n in unknown]

@@ -1,4 +1,4 @@
-"""The fifty effects of the miniature and the four to add later, each with its true sampler."""
+"""The miniature's fifty effects, four to add later, and variants: each with its true sampler."""
 
 import zlib
 
@@ -10,16 +10,19 @@ from pipeline.miniature.effects_new import NEW
 from pipeline.miniature.effects_particles import PARTICLES
 from pipeline.miniature.effects_surfaces import SURFACES
 from pipeline.miniature.effects_tone import TONE
+from pipeline.miniature.effects_variants import variants
 from pipeline.miniature.imageops import Array
 
-__all__ = ["EFFECTS", "KNOWN", "NEW_EFFECTS", "EffectSpec", "true_samples"]
+__all__ = ["EFFECTS", "KNOWN", "NEW_EFFECTS", "VARIANTS", "EffectSpec", "true_samples"]
 
 EFFECTS: dict[str, EffectSpec] = {
     spec.name: spec for spec in (*TONE, *LAYOUT, *PARTICLES, *SURFACES)
 }
 # Not of the fifty: a finished collection is asked to learn them afterwards.
 NEW_EFFECTS: dict[str, EffectSpec] = {spec.name: spec for spec in NEW}
-KNOWN: dict[str, EffectSpec] = EFFECTS | NEW_EFFECTS
+# Of the fifty, for collections that are larger.
+VARIANTS: dict[str, EffectSpec] = {spec.name: spec for spec in variants(EFFECTS.values())}
+KNOWN: dict[str, EffectSpec] = EFFECTS | NEW_EFFECTS | VARIANTS
 
 
 def true_samples(name: str, image: Array, n: int, seed: int) -> Array:
@@ -30,7 +33,7 @@ def true_samples(name: str, image: Array, n: int, seed: int) -> Array:
     of 16.
     """
     if name not in KNOWN:
-        raise ValueError(f"unknown effect {name!r}; the miniature has {', '.join(KNOWN)}")
+        raise ValueError(f"unknown effect {name!r}; see `collectionlora miniature effects`")
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image must be (H, W, 3), not {image.shape}")
     if min(image.shape[:2]) < 32 or image.shape[0] % 16 or image.shape[1] % 16:
