@@ -47,8 +47,8 @@ def write_bank(
     split instead of the test ones, to choose a recipe on; kept teachers, which have seen them,
     stay out. ``alike`` gives teachers prompts that differ in a number alone, as of LoRAs that all
     came from one template; kept teachers, which know other words, stay out. ``varied`` draws the
-    unlabelled photographs with jittered colours or as dead leaves, as the base's were. ``variants``:
-    so many parameter variants of the fifty besides ``effects``.
+    unlabelled photographs with jittered colours or as dead leaves, as the base's were.
+    ``variants``: so many parameter variants of the fifty besides ``effects``.
 
     Raises:
         InputError: an effect that the miniature does not have, or twice, no pairs, no photographs,
