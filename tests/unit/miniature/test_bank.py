@@ -47,6 +47,16 @@ def test_alike_prompts_differ_in_a_number_alone(tmp_path: Path) -> None:
     assert all(e.adapter is None and e.description for e in effects)
 
 
+def test_variants_come_beside_the_effects_that_are_named(tmp_path: Path) -> None:
+    write_bank(tmp_path / "b", ["snow"], pairs=1, general=1, sources=1, test=1, variants=2)
+    first, second, third = load_bank(tmp_path / "b").effects
+    assert [first.name, second.name, third.name] == ["snow", "sepia_left", "navy_gold_left"]
+    assert second.prompt.endswith(" on the left half only")
+    with pytest.raises(InputError, match=r"--variants(.|\n)*0 to 149(.|\n)*sepia_left(.|\n)*twice"):
+        write_bank(tmp_path / "c", ["sepia_left", "sepia_left"], variants=200)
+    assert not (tmp_path / "c").exists()
+
+
 def test_varied_photographs_show_more_than_those_of_the_pairs_and_nothing_held_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

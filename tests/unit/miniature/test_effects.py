@@ -6,11 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.miniature.effects import EFFECTS, KNOWN, NEW_EFFECTS, true_samples
+from pipeline.evaluation.metrics import EffectJudge
+from pipeline.miniature.effects import EFFECTS, NEW_EFFECTS, VARIANTS, true_samples
 from pipeline.miniature.imageops import Array, blur, hsv_to_rgb, luminance, resize, rgb_to_hsv
 from pipeline.miniature.photographs import crops
 
-DRAWN_FROM_CHANCE = [name for name, spec in KNOWN.items() if spec.family == "textured"]
+OWN = EFFECTS | NEW_EFFECTS
+DRAWN_FROM_CHANCE = [name for name, spec in OWN.items() if spec.family == "textured"]
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +33,14 @@ def test_the_four_to_add_later_are_not_of_the_fifty() -> None:
 
 
 def test_words_are_plain_and_not_repeated() -> None:
-    for name, spec in KNOWN.items():
+    for name, spec in OWN.items():
         assert spec.name == name and re.fullmatch(r"[a-z0-9_]+", name)
         assert re.fullmatch(r"[a-z ]+", spec.prompt), spec.prompt
         assert re.fullmatch(r"[a-z ]+", spec.description), spec.description
         assert 4 <= len(spec.prompt.split()) <= 10
         assert 4 <= len(spec.description.split()) <= 9
-    assert len({spec.prompt for spec in KNOWN.values()}) == 54
-    assert len({spec.description for spec in KNOWN.values()}) == 54
+    assert len({spec.prompt for spec in OWN.values()}) == 54
+    assert len({spec.description for spec in OWN.values()}) == 54
 
 
 def test_prompts_share_words_so_that_they_can_bleed() -> None:
@@ -46,7 +48,7 @@ def test_prompts_share_words_so_that_they_can_bleed() -> None:
         assert sum(spec.prompt.startswith(opening) for spec in EFFECTS.values()) >= 2
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", OWN)
 def test_samples_are_images_and_repeat_with_the_seed(name: str, photos: list[Array]) -> None:
     before = photos[0].copy()
     first = true_samples(name, photos[0], 2, seed=5)
@@ -57,7 +59,7 @@ def test_samples_are_images_and_repeat_with_the_seed(name: str, photos: list[Arr
     assert np.array_equal(photos[0], before)
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", OWN)
 def test_only_textured_effects_differ_between_draws(name: str, photos: list[Array]) -> None:
     one, two = true_samples(name, photos[0], 2, seed=5)
     other = true_samples(name, photos[0], 1, seed=6)[0]
@@ -67,14 +69,14 @@ def test_only_textured_effects_differ_between_draws(name: str, photos: list[Arra
         assert np.array_equal(one, two) and np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", OWN)
 def test_each_effect_changes_a_photograph_a_lot(name: str, photos: list[Array]) -> None:
     changes = [np.abs(true_samples(name, p, 1, seed=1)[0] - p).mean() for p in photos]
     assert np.mean(changes) >= 0.08
 
 
 def test_no_two_effects_look_alike(photos: list[Array]) -> None:
-    samples = {name: true_samples(name, photos[1], 1, seed=1)[0] for name in KNOWN}
+    samples = {name: true_samples(name, photos[1], 1, seed=1)[0] for name in OWN}
     names = list(samples)
     near = [
         (a, b)
@@ -96,9 +98,38 @@ def test_textures_outlive_a_lossy_autoencoder(name: str, photos: list[Array]) ->
 @pytest.mark.parametrize("size", [(32, 32), (48, 80), (96, 64)])
 def test_any_size_from_32_in_steps_of_16(size: tuple[int, int], photos: list[Array]) -> None:
     photo = resize(photos[2], *size)
-    for name in KNOWN:
+    for name in OWN:
         sample = true_samples(name, photo, 1, seed=0)
         assert sample.shape == (1, *size, 3) and np.isfinite(sample).all()
+
+
+def test_a_variant_is_its_effect_on_one_half_and_the_photograph_on_the_other(
+    photos: list[Array],
+) -> None:
+    photo = photos[0]
+    left, upper, right = (
+        true_samples(f"negative_{half}", photo, 1, 0)[0] for half in ("left", "upper", "right")
+    )
+    assert np.allclose(left[:, :32], 1 - photo[:, :32]) and np.allclose(left[:, 32:], photo[:, 32:])
+    assert np.allclose(upper[:32], 1 - photo[:32]) and np.allclose(upper[32:], photo[32:])
+    assert np.allclose(right[:, 32:], 1 - photo[:, 32:])
+    assert np.allclose(right[:, :32], photo[:, :32])
+    # Its chance is its own.
+    snow = true_samples("snow", photo, 1, 0)[0][:, :32]
+    assert not np.allclose(snow, true_samples("snow_left", photo, 1, 0)[0][:, :32], atol=0.1)
+
+
+def test_variants_are_told_from_the_fifty_and_from_each_other(photos: list[Array]) -> None:
+    assert len(VARIANTS) == 149 and not VARIANTS.keys() & OWN.keys()
+    collection = EFFECTS | {name: VARIANTS[name] for name in [*VARIANTS][:130]}
+    assert len({spec.prompt for spec in collection.values()}) == 180
+    assert len({spec.description for spec in collection.values()}) == 180
+    photo = photos[0]
+    judge = EffectJudge(
+        {name: true_samples(name, photo, 4, 1) for name in collection} | {"source": photo[None]}
+    )
+    wrong = [n for n in collection if judge.happened(true_samples(n, photo, 1, 99)[0]) != n]
+    assert len(wrong) <= 3, wrong
 
 
 def test_known_outcomes(photos: list[Array]) -> None:
