@@ -383,4 +383,4 @@ def _effects(arguments: argparse.Namespace) -> None:
     for name, effect in (EFFECTS | NEW_EFFECTS).items():
         new = "" if name in EFFECTS else " (beyond the fifty: for `distill --from`)"
         print(f"{name:18} {effect.family:9} {effect.prompt}{new}")
-    print(f"and {len(VARIANTS)} variants: {', '.join([*VARIANTS][:2])} ... {[*VARIANTS][-1]}")
+    print(f"and {len(VARIANTS)} variants, each on a half of the picture: {', '.join(VARIANTS)}")

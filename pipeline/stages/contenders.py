@@ -97,8 +97,7 @@ def joint_loras(
     """
     pairs = tuple(pair for e in effects for pair in e.pairs)
     settings, lora = recipe.bench.joint, recipe.student.lora
-    rows = len(pairs) if settings.general else 0
-    general = general_rows(manifest, rows, JOINT_GENERAL) if rows else ()
+    general = general_rows(manifest, len(pairs), JOINT_GENERAL) if settings.general else ()
     content = [
         fingerprint(recipe.model.path, "transformer"),
         [[list(s.sources), s.teacher_prompt, s.null_prompt, target] for s, target in pairs],
@@ -128,7 +127,7 @@ def wants_general(recipe: Recipe, bank: Bank) -> None:
     if recipe.bench.joint.general and not bank.general:
         what = f"no rows for the general stream, of which {JOINT_GENERAL} shows some each step"
         remedy = f"add general rows, or set {JOINT_GENERAL} to 0"
-        raise InputError([Problem("the bank", "general", None, what, remedy)])
+        raise InputError([Problem(str(bank.folder / "bank.yaml"), "general", None, what, remedy)])
 
 
 def _merged(recipe: Recipe, manifest: Manifest, kind: Merge, folder: Path) -> Path:

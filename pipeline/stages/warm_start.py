@@ -40,8 +40,7 @@ def warm_start(recipe: Recipe, manifest: Manifest, folder: Path, stores: list[Pa
     if settings is None or not pairs:
         return None
     known = _pairs([e for e in manifest.effects if e.name not in new])
-    rows = len(pairs) if settings.general else 0
-    general = general_rows(manifest, rows, FIELD) if rows else ()
+    general = general_rows(manifest, len(pairs), FIELD) if settings.general else ()
     lora = recipe.student.lora
     seed = recipe.seed if recipe.distill.seed is None else recipe.distill.seed
     key = content_key(
