@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 from tqdm import tqdm
@@ -20,17 +21,19 @@ def through_pool(
 ) -> Iterator[dict[str, Any]]:
     """Yield what ``actor(**arguments)(batch of rows)`` gives, batch by batch.
 
-    ``rows`` are split into blocks of ``batch``, so that an actor always sees the same rows
-    together, however many actors there are. Actors that are killed are started again by Ray
-    Data and their batch is done again.
+    ``rows`` are cut into blocks of ``batch``, so that an actor always sees the same rows
+    together, however many actors there are: Ray Data wants the size of a batch where there are
+    GPUs, and then gathers small blocks; of these each is a batch already, but for the last.
+    Actors that are killed are started again by Ray Data and their batch is done again.
     """
     if not rows:
         return
-    blocks = -(-len(rows) // batch)
-    dataset = ray.data.from_items(list(rows), override_num_blocks=blocks).map_batches(
+    cuts = range(0, len(rows), batch)
+    blocks = [pa.Table.from_pylist([dict(row) for row in rows[i : i + batch]]) for i in cuts]
+    dataset = ray.data.from_arrow(blocks).map_batches(
         actor,
         fn_constructor_kwargs=dict(arguments),
-        batch_size=None,
+        batch_size=batch,
         compute=ActorPoolStrategy(min_size=pool.min, max_size=pool.max),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,

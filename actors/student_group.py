@@ -49,7 +49,8 @@ def rollout_stream(
     return ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map_batches(
         TeacherActor,
         fn_constructor_kwargs={"arguments": arguments},
-        batch_size=None,
+        # A block's one row: where there are GPUs, Ray Data wants a number.
+        batch_size=1,
         compute=ActorPoolStrategy(min_size=pool.min, max_size=pool.max),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,

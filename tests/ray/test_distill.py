@@ -54,13 +54,15 @@ def test_three_teacher_actors_and_one_process_give_the_same_student(bank: Path) 
     shas = {}
     for output, actors in (("one", 1), ("three", 3)):
         share_caches(bank, output)
-        pool = f"cluster.teacher_pool={{min: {actors}, max: {actors}, num_cpus: 0.5}}"
-        recipe = recipe_in(bank, output, pool)
+        # Three that hold a share of a GPU (of which the machine may have none) and do not use it.
+        size = f"min: {actors}, max: {actors}, num_cpus: 0.5, num_gpus: {0.1 * (actors > 1)}"
+        pool = f"cluster.teacher_pool={{{size}}}"
+        recipe = recipe_in(bank, output, pool, "model.device=cpu")
         with ray_session(recipe.cluster):
             shas[output] = sha256_file(distilled(recipe))
     assert shas["one"] == shas["three"]
 
-    recipe = recipe_in(bank, "one")
+    recipe = recipe_in(bank, "one", "model.device=cpu")
     student, teachers = arguments_of(
         recipe,
         manifest_of(recipe),

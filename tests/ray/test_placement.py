@@ -27,6 +27,24 @@ def test_a_pool_is_placed_by_its_resources() -> None:
     assert batch["teacher"].tolist() == [2.0]
 
 
+class Together:
+    """Returns which rows it was given together, and on how much of a GPU."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
+        return {"rows": [str(batch["row"].tolist())], "gpus": [gpus]}
+
+
+@pytest.mark.parametrize("gpus", [0.0, 0.25])
+def test_an_actor_sees_full_batches_and_a_last_one(gpus: float) -> None:
+    pool = PoolSettings(min=2, max=2, num_cpus=0.5, num_gpus=gpus)
+    rows = [{"row": i} for i in range(7)]
+    done = list(through_pool(rows, Together, {}, pool, 3, "together"))
+    seen = sorted(rows for batch in done for rows in batch["rows"].tolist())
+    assert seen == ["[0, 1, 2]", "[3, 4, 5]", "[6]"]
+    assert {g for batch in done for g in batch["gpus"].tolist()} == {gpus}
+
+
 class Stop(Exception):
     """Raised by the trainer that stands in for Ray Train, once it has been asked to fit."""
 
@@ -45,9 +63,12 @@ def test_student_group_and_rollouts_ask_for_their_resources_and_order(
             self.stream()
             raise Stop
 
-    def map_batches(self: Any, actor: type, **arguments: Any) -> None:
+    made = ray.data.Dataset.map_batches
+
+    def map_batches(self: Any, actor: type, **arguments: Any) -> Any:
         asked["teacher"] = arguments["resources"]
         asked["out of order"] = arguments["allow_out_of_order_execution"]
+        return made(self, actor, **arguments)
 
     monkeypatch.setattr(student_group, "TorchTrainer", Trainer)
     monkeypatch.setattr(ray.data.Dataset, "map_batches", map_batches)
@@ -64,7 +85,7 @@ def test_student_group_and_rollouts_ask_for_their_resources_and_order(
         student_group.run_student_group(
             Arguments(),  # type: ignore[arg-type]
             Arguments(),  # type: ignore[arg-type]
-            PoolSettings(resources={"teacher": 1.0}),
+            PoolSettings(num_gpus=1.0, resources={"teacher": 1.0}),
             StudentGroupSettings(num_cpus=2.0, num_gpus=1.0, resources={"student": 1.0}),
             RunPlace(tmp_path, "placed"),
             lambda metrics: None,

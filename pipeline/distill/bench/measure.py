@@ -14,8 +14,9 @@ import torch
 from pipeline.storage import write_atomic
 
 GIB = 2**30
-# Out of memory, a backend or a compiler that is not here or refuses: a row's result, not ours.
-FAILURES = (RuntimeError, ValueError, TypeError, ImportError)
+# Out of memory, a backend or a compiler that is not here or refuses, in whatever words of its
+# own: a row's result. Machine time is dear; the rows after it must not be lost.
+FAILURES = Exception
 
 
 @dataclass(frozen=True)

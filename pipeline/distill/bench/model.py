@@ -115,10 +115,12 @@ def random_collection(
     size: Size, transformer: nn.Module, folder: Path, effects: int
 ) -> tuple[TensorStore, Manifest]:
     """Effects with their adapters, one sample each, and one general row, on disk."""
-    generator = torch.Generator().manual_seed(1)
+    # On the transformer's device: a card draws an adapter's billion values in the time of a blink.
+    device = next(transformer.parameters()).device
+    generator = torch.Generator(device).manual_seed(1)
 
     def tensor(rows: int, columns: int) -> Tensor:
-        return torch.randn(rows, columns, generator=generator)
+        return torch.randn(rows, columns, generator=generator, device=device).cpu()
 
     channels, words = size.config["in_channels"], size.config["joint_attention_dim"]
     tensors = {"source": tensor(size.tokens, channels), "null": tensor(size.words, words)}
@@ -140,11 +142,13 @@ def random_lora(
     size: Size, transformer: nn.Module, generator: torch.Generator
 ) -> dict[str, LoraModule]:
     """A LoRA on all linear layers of the blocks, in the base's precision, as users have them."""
+
+    def tensor(rows: int, columns: int) -> Tensor:
+        values = torch.randn(rows, columns, generator=generator, device=generator.device)
+        return (values / columns).to("cpu", size.dtype)
+
     return {
-        name: LoraModule(
-            (torch.randn(size.rank, into, generator=generator) / into).to(size.dtype),
-            (torch.randn(out, size.rank, generator=generator) / size.rank).to(size.dtype),
-        )
+        name: LoraModule(tensor(size.rank, into), tensor(out, size.rank))
         for name, (out, into) in linear_shapes(transformer).items()
         if name.startswith("transformer_blocks.")
     }
