@@ -7,7 +7,7 @@ recorded with its error. Of a teacher's 40 steps two are timed.
 import argparse
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.distill.bench.model import FULL, MINI
 
 GPU_BACKENDS = ("native", "_native_cudnn", "_native_flash", "flash", "_flash_3", "sage")
 CPU_BACKENDS = ("native", "_native_math")
+PARTS = ("update", "teacher", "forwards", "published", "compiled")
 # What a full-size run is held against, on a card of 141 GB.
 MOST_GIB, MOST_GIB_QUANTIZED = 125.0, 80e9 / 2**30
 LEAST_MFU = 0.40
@@ -39,18 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"matrix products: {peak / 1e12:.4g} TFLOP/s")
     bench = Bench(size, device, peak, arguments.repeats or (3 if full else 1))
     # What a run is bought by stands first: whoever has the machine for minutes has these rows.
-    for quantize in (False, True):
-        name = "student update, float8 base" if quantize else "student update"
-        record.add(name, lambda q=quantize: student_update(bench, q))  # type: ignore[misc]
-    with (
-        tempfile.TemporaryDirectory(dir=arguments.scratch) as folder,
-        _built(record, lambda: TeacherProcess(bench, Path(folder))) as teacher,
-    ):
-        if teacher is not None:
-            record.add("adapter switch", teacher.switches)
-            record.add("rollout", teacher.rollout)
-            record.add("target", teacher.target)
-    _forwards(record, bench, full)
+    parts = arguments.parts
+    if "update" in parts:
+        for quantize in (False, True):
+            name = "student update, float8 base" if quantize else "student update"
+            record.add(name, lambda q=quantize: student_update(bench, q))  # type: ignore[misc]
+    if "teacher" in parts:
+        _teacher(record, bench, arguments.scratch)
+    if not {"forwards", "published", "compiled"}.isdisjoint(parts):
+        _forwards(record, bench, full, parts)
     record.about["bars"] = bars({row["name"]: row for row in record.rows})
     record.write()
     for bar in record.about["bars"]:
@@ -97,45 +95,67 @@ def bars(rows: dict[str, Row]) -> list[str]:
     ]
 
 
-def _forwards(record: Record, bench: Bench, full: bool) -> None:
-    """Forward and training rows: attention backends at batch 1, then batches, then compiled."""
-    backends = GPU_BACKENDS if bench.device.type == "cuda" else CPU_BACKENDS
+def _teacher(record: Record, bench: Bench, scratch: str | None) -> None:
+    """The rows of a teacher actor's process."""
+    with (
+        tempfile.TemporaryDirectory(dir=scratch) as folder,
+        _built(record, lambda: TeacherProcess(bench, Path(folder))) as teacher,
+    ):
+        if teacher is not None:
+            record.add("adapter switch", teacher.switches)
+            record.add("rollout", teacher.rollout)
+            record.add("target", teacher.target)
+
+
+def _forwards(record: Record, bench: Bench, full: bool, parts: Collection[str]) -> None:
+    """Rows of one model alone, with a student adapter."""
     with _built(record, lambda: Forwards.of(bench)) as forwards:
         if forwards is None:
             return
-        transformer: Any = forwards.editor.transformer
-
-        def row(name: str, batch: int, train: bool, warmup: int = 1) -> Row | None:
-            kind = "train" if train else "forward"
-            label = f"{kind}, {name}, batch {batch}"
-            return record.add(label, lambda: forwards.row(batch, train, warmup))
-
-        seconds: dict[str, float] = {}
-        for backend in backends:
-            try:
-                transformer.set_attention_backend(backend)
-            except FAILURES as error:
-                record.fail(f"attention {backend}", error)
-                continue
-            row(backend, 1, train=False)
-            trained = row(backend, 1, train=True)
-            if trained is not None:
-                seconds[backend] = trained["seconds"]
-        if not seconds:
-            return
-        best = min(seconds, key=lambda name: seconds[name])
-        transformer.set_attention_backend(best)
-        record.about["attention"] = best
-        for batch in (2, 3, 4) if full else (2,):
-            row(best, batch, train=False)
-            row(best, batch, train=True)
-        record.add("published update, emulated", forwards.published)
-        if full:
+        backend = "native"
+        if "forwards" in parts:
+            backend = _fastest_attention(record, forwards) or backend
+            for batch in (2, 3, 4) if full else (2,):
+                _both(record, forwards, backend, batch)
+        if "published" in parts:
+            record.add("published update, emulated", forwards.published)
+        if full and "compiled" in parts:
             # One block compiled serves all: the first call of each kind compiles.
-            transformer.compile_repeated_blocks()
+            forwards.editor.transformer.compile_repeated_blocks()
             for batch in (1, 2):
-                row(f"{best} compiled", batch, train=False, warmup=3)
-                row(f"{best} compiled", batch, train=True, warmup=3)
+                _both(record, forwards, f"{backend} compiled", batch, warmup=3)
+
+
+def _both(
+    record: Record, forwards: Forwards, name: str, batch: int, warmup: int = 1
+) -> float | None:
+    """A forward's row and a training row; returns the seconds of the latter."""
+    found: Row | None = None
+    for kind, train in (("forward", False), ("train", True)):
+        label = f"{kind}, {name}, batch {batch}"
+        found = record.add(label, lambda t=train: forwards.row(batch, t, warmup))  # type: ignore[misc]
+    return None if found is None else float(found["seconds"])
+
+
+def _fastest_attention(record: Record, forwards: Forwards) -> str | None:
+    """Rows of every attention backend at batch 1; the one that trains fastest is left set."""
+    transformer: Any = forwards.editor.transformer
+    seconds: dict[str, float] = {}
+    for backend in GPU_BACKENDS if forwards.bench.device.type == "cuda" else CPU_BACKENDS:
+        try:
+            transformer.set_attention_backend(backend)
+        except FAILURES as error:
+            record.fail(f"attention {backend}", error)
+            continue
+        trained = _both(record, forwards, backend, 1)
+        if trained is not None:
+            seconds[backend] = trained
+    if not seconds:
+        return None
+    best = min(seconds, key=lambda name: seconds[name])
+    transformer.set_attention_backend(best)
+    record.about["attention"] = best
+    return best
 
 
 @contextmanager
@@ -163,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=("full", "mini"), default="full")
     parser.add_argument("--out", type=Path, help="the record, JSON (default runs/bench/SIZE.json)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     parser.add_argument("--repeats", type=int, help="timed calls of a row (default 3, mini 1)")
     parser.add_argument("--scratch", help="where 5 GB of adapters go for a while")
     return parser

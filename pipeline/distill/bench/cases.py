@@ -96,15 +96,15 @@ class Forwards:
         adapters.train_only(STUDENT)
         return cls(bench, editor, adapters)
 
-    def work(self, batch: int, train: bool) -> Callable[[], None]:
-        """One forward of the bare base; or one of the student with its backward."""
+    def work(self, batch: int, train: bool, adapter: str = BASE) -> Callable[[], None]:
+        """One forward of the base under an adapter; or one of the student with its backward."""
         bench, device = self.bench, self.bench.device
         conditions = random_conditions(bench.size, batch, device)
         x = torch.randn(batch, bench.size.tokens, bench.size.config["in_channels"], device=device)
         t = torch.full((batch,), 0.7, device=device)
 
         def forward() -> None:
-            with torch.no_grad(), self.adapters.use(BASE):
+            with torch.no_grad(), self.adapters.use(adapter):
                 self.editor.velocity(x, t, conditions)
 
         def both() -> None:
@@ -136,18 +136,22 @@ class Forwards:
 
         Five fake steps of eight student forwards and one update; then the student's seven and one
         update, the fake score's one, the teacher's two; target simulation's update, one and two;
-        trajectory anchoring's update. Its optimizers' time is left out.
+        trajectory anchoring's update. Student and fake score run under their adapters, the
+        teachers as if theirs were merged. The optimizers' time is left out.
         """
-        forward, update = self.work(1, train=False), self.work(1, train=True)
+        forward, teacher = self.work(1, False, STUDENT), self.work(1, False)
+        update = self.work(1, train=True)
 
         def a_round() -> None:
             for _ in range(5):
                 for _ in range(8):
                     forward()
                 update()
-            for without in (7 + 1 + 2, 1 + 2, 0):
-                for _ in range(without):
+            for own, guided in ((7 + 1, 2), (1, 2), (0, 0)):
+                for _ in range(own):
                     forward()
+                for _ in range(guided):
+                    teacher()
                 update()
 
         # Once: it repeats its own forwards enough, and they are warm.

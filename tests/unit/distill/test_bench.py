@@ -63,7 +63,7 @@ def test_the_published_update_costs_77_forwards(monkeypatch: pytest.MonkeyPatch)
     forwards = cases.Forwards.of(bench)
     cost = [0]
 
-    def work(batch: int, train: bool) -> Any:
+    def work(batch: int, train: bool, adapter: str = BASE) -> Any:
         def add() -> None:
             cost[0] += 3 if train else 1
 
