@@ -1,14 +1,15 @@
-"""The text encoder's processor, with torchvision or without it.
+"""The text encoder's processor, the same with torchvision and without it.
 
-transformers' ``Qwen2VLProcessor`` wants a video processor, which needs torchvision. Editing
-needs none: without torchvision the same class runs here with a PIL image processor alone.
+transformers' ``Qwen2VLProcessor`` wants a video processor, which needs torchvision, and with it
+resizes pictures in another way. Editing needs no video: the same class runs here with a PIL image
+processor alone, so that a folder without a video processor loads and an encoding does not depend
+on what else is installed.
 """
 
 from pathlib import Path
 
 from transformers import Qwen2Tokenizer, Qwen2VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.utils import is_torchvision_available
 
 
 class ImageTextProcessor(Qwen2VLProcessor):  # type: ignore[misc]
@@ -27,10 +28,8 @@ class ImageTextProcessor(Qwen2VLProcessor):  # type: ignore[misc]
         super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
 
 
-def load_processor(folder: Path) -> Qwen2VLProcessor:
-    """The processor in ``folder`` (a pipeline's ``processor/``): stock where torchvision is."""
-    if is_torchvision_available():
-        return Qwen2VLProcessor.from_pretrained(folder)
+def load_processor(folder: Path) -> ImageTextProcessor:
+    """The processor in ``folder`` (a pipeline's ``processor/``)."""
     return ImageTextProcessor(
         Qwen2VLImageProcessorPil.from_pretrained(folder), Qwen2Tokenizer.from_pretrained(folder)
     )
