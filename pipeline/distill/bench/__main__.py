@@ -102,9 +102,10 @@ def _teacher(record: Record, bench: Bench, scratch: str | None) -> None:
         _built(record, lambda: TeacherProcess(bench, Path(folder))) as teacher,
     ):
         if teacher is not None:
-            record.add("adapter switch", teacher.switches)
             record.add("rollout", teacher.rollout)
             record.add("target", teacher.target)
+            # Last, for it leaves one more teacher on the card.
+            record.add("adapter switch", teacher.switches)
 
 
 def _forwards(record: Record, bench: Bench, full: bool, parts: Collection[str]) -> None:
