@@ -46,6 +46,7 @@ def scale_figure(cells: Sequence[Cell], path: Path) -> Path:
     figure = Figure(figsize=(3.1 * len(metrics), 2.9), layout="constrained")
     axes = figure.subplots(1, len(metrics), squeeze=False)[0]
     names = list(dict.fromkeys(c.method.split(" @ ")[0] for c in cells))
+    sizes = sorted({int(c.method.split(" @ ")[1]) for c in cells})
     for axis, metric in zip(axes, metrics, strict=True):
         for colour, name in zip(_LINES, names, strict=False):
             points = _by_count(cells, name, metric)
@@ -54,16 +55,13 @@ def scale_figure(cells: Sequence[Cell], path: Path) -> Path:
                 axis.plot(
                     counts, [points[n].mean for n in counts], "o-", color=colour, label=name, ms=4
                 )
-                axis.fill_between(
-                    counts,
-                    [points[n].lo for n in counts],
-                    [points[n].hi for n in counts],
-                    color=colour,
-                    alpha=0.12,
-                    lw=0,
-                )
+                lo, hi = [points[n].lo for n in counts], [points[n].hi for n in counts]
+                axis.fill_between(counts, lo, hi, color=colour, alpha=0.12, lw=0)
+                if len(sizes) == 1:
+                    axis.vlines(counts, lo, hi, color=colour, lw=1, alpha=0.6)
         axis.set_title(METRICS[metric][0], fontsize=9, color=_INK)
         axis.set_xlabel("effects", fontsize=8)
+        axis.set_xticks(sizes)
         axis.grid(color="#e3e6ea")
         axis.tick_params(labelsize=8)
     handles, labels = axes[0].get_legend_handles_labels()
