@@ -48,17 +48,17 @@ def scale_figure(cells: Sequence[Cell], path: Path) -> Path:
     names = list(dict.fromkeys(c.method.split(" @ ")[0] for c in cells))
     sizes = sorted({int(c.method.split(" @ ")[1]) for c in cells})
     for axis, metric in zip(axes, metrics, strict=True):
-        for colour, name in zip(_LINES, names, strict=False):
+        for i, (colour, name) in enumerate(zip(_LINES, names, strict=False)):
             points = _by_count(cells, name, metric)
             if points:
                 counts = sorted(points)
-                axis.plot(
-                    counts, [points[n].mean for n in counts], "o-", color=colour, label=name, ms=4
-                )
+                # Of one size there are no lines to follow: side by side, with their intervals.
+                x = counts if len(sizes) > 1 else [counts[0] + (i - len(names) / 2) / 100]
                 lo, hi = [points[n].lo for n in counts], [points[n].hi for n in counts]
-                axis.fill_between(counts, lo, hi, color=colour, alpha=0.12, lw=0)
+                axis.plot(x, [points[n].mean for n in counts], "o-", color=colour, label=name, ms=4)
+                axis.fill_between(x, lo, hi, color=colour, alpha=0.12, lw=0)
                 if len(sizes) == 1:
-                    axis.vlines(counts, lo, hi, color=colour, lw=1, alpha=0.6)
+                    axis.vlines(x, lo, hi, color=colour, lw=1)
         axis.set_title(METRICS[metric][0], fontsize=9, color=_INK)
         axis.set_xlabel("effects", fontsize=8)
         axis.set_xticks(sizes)
