@@ -99,6 +99,15 @@ class StudentGroupSettings(Section):
     shard: bool = False
     micro_batch: Positive | None = None
 
+    @model_validator(mode="after")
+    def _a_gpu_each(self) -> Self:
+        if self.logical_ranks > 1 and 0 < self.num_gpus < 1:
+            raise ValueError(
+                f"num_gpus {self.num_gpus:g} would put several workers on one GPU, "
+                "which NCCL refuses: give each 1, or let one worker do"
+            )
+        return self
+
     @property
     def logical_ranks(self) -> int:
         """The plan's logical ranks, which are the most workers that there may be."""

@@ -202,6 +202,17 @@ def test_wrong_custom_resources_are_reported(tmp_path: Path, resources: str) -> 
     assert [p.field for p in problems if p.field.startswith("cluster.student_group.resources")]
 
 
+@pytest.mark.parametrize("workers", ["2", "{min: 1, max: 2}"])
+def test_several_workers_want_a_gpu_each(tmp_path: Path, workers: str) -> None:
+    path, group = write(tmp_path, MINIMAL), "cluster.student_group"
+    _, problems = inspect_recipe(path, (f"{group}.workers={workers}", f"{group}.num_gpus=0.5"))
+    assert any(p.field.startswith(group) and "NCCL" in str(p) for p in problems)
+    for gpus in (f"{group}.num_gpus=1", f"{group}.num_gpus=0"):
+        assert inspect_recipe(path, (f"{group}.workers={workers}", gpus))[1] == []
+    one = (f"{group}.workers=1", f"{group}.num_gpus=0.5")
+    assert inspect_recipe(path, one)[1] == []
+
+
 def test_a_problem_shows_little_of_a_large_value() -> None:
     problem = Problem("recipe.yaml", "name", "x" * 10_000, "too long", "shorten it")
     assert str(problem).startswith("recipe.yaml: name: too long (found 'xxx")
