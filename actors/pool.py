@@ -28,6 +28,7 @@ def through_pool(
     """
     if not rows:
         return
+    assert all(row.keys() == rows[0].keys() for row in rows), "a table has the first row's columns"
     cuts = range(0, len(rows), batch)
     blocks = [pa.Table.from_pylist([dict(row) for row in rows[i : i + batch]]) for i in cuts]
     dataset = ray.data.from_arrow(blocks).map_batches(

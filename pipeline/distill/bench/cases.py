@@ -154,6 +154,8 @@ class Forwards:
                     teacher()
                 update()
 
+        for work in (forward, teacher, update):
+            work()
         # Once: it repeats its own forwards enough, and they are warm.
         return replace(self.bench, repeats=1).time(a_round, warmup=0)
 

@@ -14,9 +14,6 @@ import torch
 from pipeline.storage import write_atomic
 
 GIB = 2**30
-# Out of memory, a backend or a compiler that is not here or refuses, in whatever words of its
-# own: a row's result. Machine time is dear; the rows after it must not be lost.
-FAILURES = Exception
 
 
 @dataclass(frozen=True)
@@ -36,11 +33,15 @@ class Record:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """Do a row's work. A row that fails is recorded with its error, and the bench goes on."""
+        """Do a row's work. A row that fails is recorded with its error, and the bench goes on.
+
+        Whatever it fails with (out of memory, a backend or a compiler that is not here or refuses,
+        in words of its own): machine time is dear, and the rows after it must not be lost.
+        """
         release()
         try:
             row = {"name": name} | work()
-        except FAILURES as error:
+        except Exception as error:
             self.fail(name, error)
             return None
         finally:
