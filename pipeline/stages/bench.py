@@ -226,10 +226,6 @@ def ablated(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return vary(varied, {"distill.warm_start.general": 0})
 
 
-# What a collection of any size is held against, pair by pair.
-HELD_AGAINST = ("teacher", "cascade", "joint-fm", "joint-fm + acceleration")
-
-
 def scale_report(work: Bench) -> None:
     """Student, cascade and joint flow matching by number of effects, one seed."""
     settings = work.recipe.bench
@@ -245,8 +241,8 @@ def scale_report(work: Bench) -> None:
         # Pictures are kept under these names.
         methods = [replace(m, name=f"{m.name} @ {count}") for m in contenders]
         score(work, evidence, recipe, bank, prepared, methods, settings.seeds[0])
-        student, *others = (f"{name} @ {count}" for name in ("student", *HELD_AGAINST))
-        evidence.pairs += [(student, other) for other in others]
+        student, base = f"student @ {count}", f"base @ {count}"
+        evidence.pairs += [(student, m.name) for m in methods if m.name not in (student, base)]
         evidence.curves[student] = thin(work.history(recipe, prepared.manifest))
         evidence.write(work)
 

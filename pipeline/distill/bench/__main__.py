@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forwards(record, bench, full, parts)
     record.about["bars"] = bars({row["name"]: row for row in record.rows})
     record.write()
-    for bar in record.about["bars"]:
+    # The bars are of the full size alone.
+    for bar in record.about["bars"] if full else ():
         print(bar)
     print(out)
     return 0
@@ -175,6 +176,13 @@ def _built(record: Record, build: Any) -> Iterator[Any]:
         held.clear()
 
 
+def count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.distill.bench",
@@ -185,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="the record, JSON (default runs/bench/SIZE.json)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
-    parser.add_argument("--repeats", type=int, help="timed calls of a row (default 3, mini 1)")
+    parser.add_argument("--repeats", type=count, help="timed calls of a row (default 3, mini 1)")
     parser.add_argument("--scratch", help="where 5 GB of adapters go for a while")
     return parser
 
